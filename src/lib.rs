@@ -1,0 +1,9 @@
+//! Reveille wakes a whole diskless cluster from one golden image.
+//!
+//! The map of the house. (Completed with each room.)
+
+pub mod events;
+pub mod limits;
+pub mod names;
+pub mod store;
+pub mod units;
