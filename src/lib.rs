@@ -2,8 +2,12 @@
 //!
 //! The map of the house. (Completed with each room.)
 
+pub mod catalog;
 pub mod events;
+pub mod head;
+pub mod iscsi;
 pub mod limits;
 pub mod names;
+pub mod scsi;
 pub mod store;
 pub mod units;

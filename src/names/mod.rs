@@ -1,6 +1,7 @@
 //! Validated names and ids. A value of these types is known to be well formed.
 //! Level 1: names only `units` and `limits`.
 
+mod ids;
 mod iqn;
 mod mac;
 mod node_set;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use ids::{ImageId, LayerId};
 pub use iqn::Iqn;
 pub use mac::Mac;
 pub use node_set::NodeSet;
@@ -64,13 +66,15 @@ pub(crate) fn check_label(what: &'static str, text: &str) -> Result<(), NameErro
     if text.is_empty() || text.len() > NodeName::LEN_MAX {
         return Err(NameError::new(what, text, "must have 1 to 63 characters"));
     }
-    let good =
-        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if let Some(bad) = text.chars().find(|&c| !good(c)) {
         return Err(NameError::new(
             what,
             text,
-            format!("`{}` is not allowed; use a-z, 0-9, `-` and `.` (an iSCSI name allows no others)", bad.escape_default()),
+            format!(
+                "`{}` is not allowed; use a-z, 0-9, `-` and `.` (an iSCSI name allows no others)",
+                bad.escape_default()
+            ),
         ));
     }
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
