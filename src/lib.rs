@@ -8,6 +8,8 @@ pub mod head;
 pub mod iscsi;
 pub mod limits;
 pub mod names;
+pub mod power;
 pub mod scsi;
 pub mod store;
 pub mod units;
+pub mod wave;

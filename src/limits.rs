@@ -88,3 +88,18 @@ const _: () = assert!(FIRST_BURST_MAX <= MAX_BURST_MAX);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
 const _: () = assert!(DISK_BYTES_MAX / 4096 <= u32::MAX as u64 + 1);
 const _: () = assert!(TRANSFER_MAX < DATA_BYTES_MAX as u64);
+
+// --- power and waves ---
+
+/// A power command must end within this.
+pub const POWER_WAIT: Duration = Duration::from_secs(60);
+/// Power commands running at one time.
+pub const POWER_PARALLEL: usize = 32;
+/// A booted node whose disk was left alone for this long is taken for ready.
+pub const SETTLE: Duration = Duration::from_secs(10);
+/// Nodes of one campaign.
+pub const CAMPAIGN_NODES_MAX: usize = 20_000;
+/// Wave size at which `--wave auto` starts.
+pub const WAVE_AUTO_START: u32 = 8;
+/// Wave size it never passes.
+pub const WAVE_AUTO_MAX: u32 = 1024;
