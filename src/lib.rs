@@ -3,6 +3,7 @@
 //! The map of the house. (Completed with each room.)
 
 pub mod catalog;
+pub mod config;
 pub mod events;
 pub mod head;
 pub mod iscsi;
@@ -11,5 +12,6 @@ pub mod names;
 pub mod power;
 pub mod scsi;
 pub mod store;
+pub mod telemetry;
 pub mod units;
 pub mod wave;
