@@ -71,7 +71,11 @@ pub const IO_QUEUE: usize = 16_384;
 
 /// Bytes of a pack file; a full pack is never written again.
 pub const PACK_BYTES_MAX: u64 = 1 << 30;
+/// [`CHUNK_BYTES`] as a length in memory.
+#[expect(clippy::cast_possible_truncation, reason = "64 KiB, known here")]
+pub const CHUNK_LEN: usize = CHUNK_BYTES as usize;
 /// Chunks of a pack.
+#[expect(clippy::cast_possible_truncation, reason = "asserted below")]
 pub const PACK_SLOTS: u32 = (PACK_BYTES_MAX / CHUNK_BYTES) as u32;
 /// Largest number of a pack: its name has eight digits.
 pub const PACK_NUMBER_MAX: u32 = 99_999_999;
@@ -118,6 +122,6 @@ const _: () = assert!(FIRST_BURST_MAX <= MAX_BURST_MAX);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
 const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CHUNK_BYTES));
 const _: () = assert!(PACK_BYTES_MAX / CHUNK_BYTES <= u32::MAX as u64);
-const _: () = assert!(IMPORT_BATCH_CHUNKS * IMPORT_BATCHES * (CHUNK_BYTES as usize) <= 64 << 20);
+const _: () = assert!(IMPORT_BATCH_CHUNKS * IMPORT_BATCHES * CHUNK_LEN <= 64 << 20);
 const _: () = assert!(DISK_BYTES_MAX / 4096 <= u32::MAX as u64 + 1);
 const _: () = assert!(TRANSFER_MAX < DATA_BYTES_MAX as u64);

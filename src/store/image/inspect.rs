@@ -14,10 +14,12 @@ use crate::units::SECTOR_BYTES;
 /// Fills a buffer from an offset of the disk.
 pub type Read<'a> = dyn FnMut(u64, &mut [u8]) -> Result<()> + 'a;
 
-const SECTOR: usize = SECTOR_BYTES as usize;
+const SECTOR: usize = 512;
 const GPT_SIGNATURE: &[u8] = b"EFI PART";
 const ESP: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 const PROTECTIVE: u8 = 0xee;
+
+const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
 
 /// Kind of partition table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -250,7 +252,7 @@ fn gpt(size: u64, protective: bool, found: &mut Inspection, read: &mut Read<'_>)
                 }
             }
         }
-        None => return Ok(gpt_missing(size, protective, found, read)?),
+        None => return gpt_missing(size, protective, found, read),
     };
     found.table = Table::Gpt;
     found.disk_id = guid(&header.disk);
