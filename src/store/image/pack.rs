@@ -242,8 +242,9 @@ impl Pack {
         Ok(run.zip(&seen).all(same))
     }
 
-    /// The verified bytes of the first chunk of `run` (neighbouring slots), handed to `take` with its place in
-    /// the run, and of those behind it that one call could read along. Returns how many were taken. May block.
+    /// Hands the verified bytes of the first chunk of `run` (neighbouring slots) to `take` with its place in
+    /// the run, then those of the chunks behind it that the same call could read. Returns how many were
+    /// taken. May block.
     pub(super) fn load(
         &self,
         run: &[Wanted],
@@ -354,7 +355,7 @@ impl Pack {
         }
         self.bad.add(place);
         let why = format!(
-            "the bytes in {} at offset {} do not have the id {:?} any more; import the image again to repair it",
+            "the bytes in {} at offset {} do not have the id {:?} any more; import the image again",
             path(self.number),
             offset_of(wanted.slot),
             wanted.id
