@@ -5,5 +5,6 @@
 pub mod events;
 pub mod limits;
 pub mod names;
+pub mod scsi;
 pub mod store;
 pub mod units;
