@@ -155,7 +155,7 @@ pub(super) fn one_sector(data: &[u8]) -> Option<&[u8; SECTOR_BYTES as usize]> {
     data.first_chunk()
 }
 
-/// COMPARE AND WRITE.
+/// COMPARE AND WRITE. Zero blocks is GOOD, but only without data: 256 blocks do not fit the field.
 pub(super) fn compare_and_write(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     cdb.refuse_protect()?;
@@ -163,15 +163,15 @@ pub(super) fn compare_and_write(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer
         return Err(Sense::cdb_field(13, None).into());
     }
     let range = lu.transfer(cdb)?;
-    if range.is_empty() {
-        return call.good();
-    }
     let both = range.len() * 2;
     let Some(data) = call.data else {
         return want(both, true);
     };
     if u64::try_from(data.len()) != Ok(both) {
-        return Err(Sense::WRONG_DATA_SIZE.into());
+        return Err(Sense::cdb_field(13, None).into());
+    }
+    if range.is_empty() {
+        return call.good();
     }
     let fua = lu.forced(cdb);
     Ok(Step::Run(BlockOp::CompareAndWrite { range, fua }))

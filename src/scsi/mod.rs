@@ -94,8 +94,8 @@ pub enum Step {
     Data {
         /// Bytes that the CDB asks for.
         len: u32,
-        /// True: when the initiator announced any other length, the command must not run. Take the data
-        /// off the wire and answer [`LogicalUnit::check`] of [`Sense::WRONG_DATA_SIZE`].
+        /// True: when the initiator announced any other length (even with `len` 0), the command must not run.
+        /// Take the data off the wire and answer [`LogicalUnit::wrong_data_size`].
         exact: bool,
     },
     /// Let the volume do this; afterwards call [`LogicalUnit::done`].
@@ -399,6 +399,14 @@ impl LogicalUnit {
             sense: Some(sense.encode(self.modes.descriptor_sense())),
             ..Reply::of_status(status::CHECK_CONDITION)
         }
+    }
+
+    /// The answer to a command whose [`Step::Data`] was `exact` and whose announced data-out has another length.
+    /// It blames the CDB's length field: CDB and data contradict each other, and a length that did not fit the
+    /// field (256 blocks of COMPARE AND WRITE) looks like this too.
+    #[must_use]
+    pub fn wrong_data_size(&self, cdb: &[u8]) -> Reply {
+        self.check(Sense::cdb_field(Cdb::new(cdb).length_at(), None))
     }
 
     fn step(&mut self, nexus: NexusId, bytes: &[u8], data: Option<&[u8]>) -> Step {

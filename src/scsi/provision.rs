@@ -110,10 +110,8 @@ pub(super) fn write_same(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let Some(data) = call.data else {
         return want(SECTOR_BYTES, true);
     };
-    let sector = one_sector(data).ok_or(Sense::WRONG_DATA_SIZE)?;
-    if data.len() > sector.len() {
-        return Err(Sense::WRONG_DATA_SIZE.into());
-    }
+    let sector = one_sector(data).filter(|sector| sector.len() == data.len());
+    let sector = sector.ok_or(Sense::cdb_field(cdb.length_at(), None))?;
     if sector.iter().all(|&byte| byte == 0) {
         return filled(None);
     }
