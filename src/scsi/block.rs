@@ -8,7 +8,8 @@ use super::sense::Sense;
 use super::{Answer, BlockOp, Call, LogicalUnit, Refusal, Step};
 
 impl LogicalUnit {
-    /// The range that a CDB names. Zero blocks may stand just behind the last block; further out is an error.
+    /// The range that a CDB names. Zero blocks may stand just behind the last block; further out is an
+    /// error.
     pub(super) fn range(&self, cdb: &Cdb) -> Result<ByteRange, Sense> {
         let (lba, blocks) = cdb.span();
         self.blocks_range(lba, blocks)
@@ -50,8 +51,8 @@ pub(super) fn want(len: u64, exact: bool) -> Answer {
     Ok(Step::Data { len, exact })
 }
 
-/// The part of `range` for which data has come. An initiator may announce less than its CDB asks for (RFC 7143
-/// 11.4.5.1): whole sectors count; a torn sector is refused before anything is written.
+/// The part of `range` for which data has come. An initiator may announce less than its CDB asks for (RFC
+/// 7143 11.4.5.1): whole sectors count; a torn sector is refused before anything is written.
 fn arrived(range: ByteRange, data: &[u8]) -> Result<ByteRange, Sense> {
     let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
     if len >= range.len() {
@@ -177,8 +178,8 @@ pub(super) fn compare_and_write(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer
     Ok(Step::Run(BlockOp::CompareAndWrite { range, fua }))
 }
 
-/// PRE-FETCH(10), (16): a hint. The range is checked; nothing is promised to be in the cache, so the answer is
-/// GOOD and never CONDITION MET. A length of 0 means up to the last block.
+/// PRE-FETCH(10), (16): a hint. The range is checked; nothing is promised to be in the cache, so the answer
+/// is GOOD and never CONDITION MET. A length of 0 means up to the last block.
 pub(super) fn prefetch(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     lu.range(&call.cdb)?;
     call.good()

@@ -73,8 +73,8 @@ impl LogicalUnit {
         ByteRange::of_sectors(lba, blocks).ok_or(Sense::LBA_OUT_OF_RANGE)
     }
 
-    /// The answer to GET LBA STATUS. Extents are taken as far as they follow on each other from the asked block;
-    /// neighbours of one state become one descriptor.
+    /// The answer to GET LBA STATUS. Extents are taken as far as they follow on each other from the asked
+    /// block; neighbours of one state become one descriptor.
     pub(super) fn lba_status(&self, cdb: &Cdb, extents: &[Extent]) -> Reply {
         let Ok(range) = self.status_range(cdb) else {
             return self.check(Sense::INTERNAL);

@@ -152,8 +152,8 @@ mod designator {
     pub(super) const NAME: u8 = 8;
 }
 
-/// Page 83h. NAA first: Windows setup stops with 0xF4 without it, Linux and ESXi name the disk by it. WinPE needs the
-/// SCSI name strings after an iPXE sanhook.
+/// Page 83h. NAA first: Windows setup stops with 0xF4 without it, Linux and ESXi name the disk by it. WinPE
+/// needs the SCSI name strings after an iPXE sanhook.
 fn identification(config: &LuConfig) -> Vec<u8> {
     use designator::{ASCII, BINARY, ISCSI, NAA, NAME, PORT, PORT_GROUP, RELATIVE_PORT};
     use designator::{TARGET, UNIT, UTF8, VENDOR_ID};

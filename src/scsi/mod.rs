@@ -4,17 +4,17 @@
 //! It never does I/O, never waits, knows no iSCSI PDU and no store. Who calls it moves the data.
 //!
 //! ```text
-//!   CDB ──► begin ──┬─► Reply ─────────────────────────────► status, sense, small data
-//!                   ├─► Data{len} ── the data-out comes ──► data_out ──┬─► Reply
-//!                   └─► Run(op) ◄──────────────────────────────────────┴─► Run(op)
-//!                         │
-//!                     the volume does it ──► Outcome ──► done ──► Reply
+//!   CDB --> begin --+--> Reply ----------------------------> status, sense, small data
+//!                   +--> Data{len} -- the data-out comes --> data_out --+--> Reply
+//!                   +--> Run(op) <--------------------------------------+--> Run(op)
+//!                          |
+//!                  the volume does it --> Outcome --> done --> Reply
 //! ```
 //!
-//! Words: *logical unit* (LU), the disk; *I_T nexus*, one initiator port on our target port (an iSCSI session);
-//! *unit attention*, news that a nexus hears before its next command; *data-out*, bytes to us; *data-in*, bytes
-//! from us. One table, [`opcode`], drives the dispatch, the reservation rules, the write protection and
-//! REPORT SUPPORTED OPERATION CODES, so these cannot disagree.
+//! Words: *logical unit* (LU), the disk; *I_T nexus*, one initiator port on our target port (an iSCSI
+//! session); *unit attention*, news that a nexus hears before its next command; *data-out*, bytes to us;
+//! *data-in*, bytes from us. One table, in `opcode.rs`, drives the dispatch, the reservation rules, the write
+//! protection and REPORT SUPPORTED OPERATION CODES, so these cannot disagree.
 //!
 //! Sources: SAM-5, SPC-4 (r37), SBC-3 (r36).
 
@@ -70,8 +70,8 @@ pub struct LuConfig {
     pub naa: [u8; 16],
     /// The target's iSCSI name, for the SCSI name strings of VPD 83h.
     pub target_name: String,
-    /// True: a volatile cache is declared (WCE=1), and a write is on the medium only after a FLUSH or with FUA.
-    /// False: each write asks for the medium at once. Initiators may change it with MODE SELECT.
+    /// True: a volatile cache is declared (WCE=1), and a write is on the medium only after a FLUSH or with
+    /// FUA. False: each write asks for the medium at once. Initiators may change it with MODE SELECT.
     pub write_back: bool,
     /// Every command that would change the medium is refused with 07/27/00.
     pub read_only: bool,
@@ -94,16 +94,16 @@ pub enum Step {
     Data {
         /// Bytes that the CDB asks for.
         len: u32,
-        /// True: when the initiator announced any other length (even with `len` 0), the command must not run.
-        /// Take the data off the wire and answer [`LogicalUnit::wrong_data_size`].
+        /// True: when the initiator announced any other length (even with `len` 0), the command must not
+        /// run. Take the data off the wire and answer [`LogicalUnit::wrong_data_size`].
         exact: bool,
     },
     /// Let the volume do this; afterwards call [`LogicalUnit::done`].
     Run(BlockOp),
 }
 
-/// What the volume shall do. Every range lies inside the disk and is a whole number of sectors, never empty.
-/// `fua`: answer only when the result is on the medium.
+/// What the volume shall do. Every range lies inside the disk and is a whole number of sectors, never
+/// empty. `fua`: answer only when the result is on the medium.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockOp {
     /// Send the bytes to the initiator.
@@ -352,8 +352,8 @@ impl LogicalUnit {
         self.step(nexus, cdb, None)
     }
 
-    /// The data-out of a command is here. It may be shorter than asked for when the initiator announced less;
-    /// bytes beyond what was asked for are ignored.
+    /// The data-out of a command is here. It may be shorter than asked for when the initiator announced
+    /// less; bytes beyond what was asked for are ignored.
     pub fn data_out(&mut self, nexus: NexusId, cdb: &[u8], data: &[u8]) -> Step {
         self.step(nexus, cdb, Some(data))
     }
@@ -369,8 +369,8 @@ impl LogicalUnit {
     }
 
     /// LOGICAL UNIT RESET or a target reset by a nexus; `None`: the target resets the disk itself.
-    /// RESERVE, PREVENT and mode parameters go back; persistent reservations stay. Every nexus, the one that
-    /// asked too, gets a unit attention: 29/03, or 29/04 for a reset of our own.
+    /// RESERVE, PREVENT and mode parameters go back; persistent reservations stay. Every nexus, the one
+    /// that asked too, gets a unit attention: 29/03, or 29/04 for a reset of our own.
     pub fn reset(&mut self, by: Option<NexusId>) {
         let attention = if by.is_some() {
             Attention::Reset
@@ -401,9 +401,9 @@ impl LogicalUnit {
         }
     }
 
-    /// The answer to a command whose [`Step::Data`] was `exact` and whose announced data-out has another length.
-    /// It blames the CDB's length field: CDB and data contradict each other, and a length that did not fit the
-    /// field (256 blocks of COMPARE AND WRITE) looks like this too.
+    /// The answer to a command whose [`Step::Data`] was `exact` and whose announced data-out has another
+    /// length. It blames the CDB's length field: CDB and data contradict each other, and a length that did
+    /// not fit the field (256 blocks of COMPARE AND WRITE) looks like this too.
     #[must_use]
     pub fn wrong_data_size(&self, cdb: &[u8]) -> Reply {
         self.check(Sense::cdb_field(Cdb::new(cdb).length_at(), None))

@@ -51,7 +51,8 @@ impl Modes {
     }
 }
 
-/// A page: header, then its values. `mask` has the changeable bits set; both begin behind the 2-byte header.
+/// A page: header, then its values. `mask` has the changeable bits set; both begin behind the 2-byte
+/// header.
 struct Page {
     code: u8,
     len: usize,

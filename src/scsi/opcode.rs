@@ -29,9 +29,11 @@ pub(super) enum Access {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) name: &'static str,
-    /// CDB usage data (SPC-4 6.31.3): opcode, then a mask of the bits that count; its length is the CDB's.
+    /// CDB usage data (SPC-4 6.31.3): opcode, then a mask of the bits that count.
     /// Where there is a service action, it stands in the low bits of byte 1.
-    pub(super) usage: &'static [u8],
+    mask: [u8; 16],
+    /// Length of the CDB and of its usage data.
+    pub(super) len: u8,
     pub(super) has_action: bool,
     access: Access,
     /// Changes the medium: refused when write-protected.
@@ -42,12 +44,18 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) fn opcode(&self) -> u8 {
-        self.usage.first().copied().unwrap_or(0)
+    pub(super) const fn opcode(&self) -> u8 {
+        self.mask[0]
     }
 
-    pub(super) fn action(&self) -> u8 {
-        self.usage.get(1).map_or(0, |byte| byte & 0x1F)
+    /// The service action; meaningless without `has_action`.
+    pub(super) const fn action(&self) -> u8 {
+        self.mask[1] & 0x1F
+    }
+
+    /// CDB usage data.
+    pub(super) fn usage(&self) -> &[u8] {
+        self.mask.get(..usize::from(self.len)).unwrap_or(&self.mask)
     }
 
     pub(super) const fn hears_attention(&self) -> bool {
@@ -56,11 +64,11 @@ impl Command {
 
     /// CDB long enough, NACA and LINK clear.
     pub(super) fn check_form(&self, cdb: &Cdb, len: usize) -> Result<(), Sense> {
-        let control = self.usage.len().saturating_sub(1);
+        let at = u16::from(self.len.saturating_sub(1));
+        let control = usize::from(at);
         if len <= control {
             return Err(Sense::INVALID_FIELD_IN_CDB);
         }
-        let at = u16::try_from(control).unwrap_or(0);
         if cdb.has(control, 0x04) {
             return Err(Sense::cdb_field(at, Some(2)));
         }
@@ -83,10 +91,27 @@ impl Command {
 
 type Run = fn(&mut LogicalUnit, &Call<'_>) -> Answer;
 
-const fn plain(name: &'static str, usage: &'static [u8], access: Access, run: Run) -> Command {
+const fn plain<const N: usize>(
+    name: &'static str,
+    usage: [u8; N],
+    access: Access,
+    run: Run,
+) -> Command {
+    let mut mask = [0; 16];
+    let mut at = 0;
+    while at < N {
+        mask[at] = usage[at];
+        at += 1;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the mask above holds no more than 16"
+    )]
+    let len = N as u8;
     Command {
         name,
-        usage,
+        mask,
+        len,
         has_action: false,
         access,
         writes: false,
@@ -96,87 +121,165 @@ const fn plain(name: &'static str, usage: &'static [u8], access: Access, run: Ru
 }
 
 /// INQUIRY, REPORT LUNS, REQUEST SENSE: run past unit attentions and reservations.
-const fn always(name: &'static str, usage: &'static [u8], run: Run) -> Command {
+const fn always<const N: usize>(name: &'static str, usage: [u8; N], run: Run) -> Command {
     Command {
         attention: false,
         ..plain(name, usage, Access::Always, run)
     }
 }
 
-const fn action(name: &'static str, usage: &'static [u8], access: Access, run: Run) -> Command {
+const fn action<const N: usize>(
+    name: &'static str,
+    usage: [u8; N],
+    access: Access,
+    run: Run,
+) -> Command {
     Command {
         has_action: true,
         ..plain(name, usage, access, run)
     }
 }
 
-const fn writes(name: &'static str, usage: &'static [u8], run: Run) -> Command {
+const fn writes<const N: usize>(name: &'static str, usage: [u8; N], run: Run) -> Command {
     Command {
         writes: true,
         ..plain(name, usage, Access::Write, run)
     }
 }
 
+/// A 32-bit address in bytes 2 to 5, 16 bits of length in 7 and 8.
+const fn blocks_10(opcode: u8, flags: u8) -> [u8; 10] {
+    [opcode, flags, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0]
+}
+
+/// A 32-bit address in bytes 2 to 5, 32 bits of length in 6 to 9.
+const fn blocks_12(opcode: u8, flags: u8) -> [u8; 12] {
+    [
+        opcode, flags, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0,
+    ]
+}
+
+/// A 64-bit address in bytes 2 to 9, 32 bits of length in 10 to 13.
+const fn blocks_16(opcode: u8, flags: u8) -> [u8; 16] {
+    let mut mask = [0xFF; 16];
+    mask[0] = opcode;
+    mask[1] = flags;
+    mask[14] = 0;
+    mask[15] = 0;
+    mask
+}
+
+/// Only a 16-bit list or allocation length, in bytes 7 and 8.
+const fn list_10(opcode: u8, flags: u8) -> [u8; 10] {
+    [opcode, flags, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0]
+}
+
+/// PERSISTENT RESERVE OUT: service action, scope and type, 32 bits of list length in bytes 5 to 8.
+const fn reserve_out(action: u8, scope_type: u8) -> [u8; 10] {
+    [0x5F, action, scope_type, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0]
+}
+
+use Access::{Always, Prevent, Query, Read, Start, Write};
+
 /// Sorted by opcode, then service action. Rows of one opcode all have service actions or stand alone.
 #[rustfmt::skip]
 pub(super) static COMMANDS: [Command; 57] = [
-    plain("TEST UNIT READY", &[0x00, 0, 0, 0, 0, 0], Access::Query, unit::test_ready),
-    always("REQUEST SENSE", &[0x03, 0x01, 0, 0, 0xFF, 0], unit::request_sense),
-    plain("READ(6)", &[0x08, 0x1F, 0xFF, 0xFF, 0xFF, 0], Access::Read, block::read),
-    writes("WRITE(6)", &[0x0A, 0x1F, 0xFF, 0xFF, 0xFF, 0], block::write),
-    always("INQUIRY", &[0x12, 0x03, 0xFF, 0xFF, 0xFF, 0], inquiry::inquiry),
-    plain("MODE SELECT(6)", &[0x15, 0x11, 0, 0, 0xFF, 0], Access::Write, mode::select),
-    plain("RESERVE(6)", &[0x16, 0x11, 0, 0, 0, 0], Access::Query, reserve::reserve),
-    plain("RELEASE(6)", &[0x17, 0x11, 0, 0, 0, 0], Access::Always, reserve::release),
-    plain("MODE SENSE(6)", &[0x1A, 0x08, 0xFF, 0xFF, 0xFF, 0], Access::Read, mode::sense),
-    plain("START STOP UNIT", &[0x1B, 0x01, 0, 0x0F, 0xF7, 0], Access::Start, unit::start_stop),
-    plain("SEND DIAGNOSTIC", &[0x1D, 0xE4, 0, 0xFF, 0xFF, 0], Access::Write, unit::send_diagnostic),
-    plain("PREVENT ALLOW MEDIUM REMOVAL", &[0x1E, 0, 0, 0, 0x03, 0], Access::Prevent, unit::prevent_allow),
-    plain("READ CAPACITY(10)", &[0x25, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0x01, 0], Access::Query, capacity::read_10),
-    plain("READ(10)", &[0x28, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0], Access::Read, block::read),
-    writes("WRITE(10)", &[0x2A, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0], block::write),
-    writes("WRITE AND VERIFY(10)", &[0x2E, 0xF6, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0], block::write_verify),
-    plain("VERIFY(10)", &[0x2F, 0xF6, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0], Access::Read, block::verify),
-    plain("PRE-FETCH(10)", &[0x34, 0x02, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0], Access::Read, block::prefetch),
-    plain("SYNCHRONIZE CACHE(10)", &[0x35, 0x02, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0], Access::Write, block::synchronize),
-    plain("READ DEFECT DATA(10)", &[0x37, 0, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Read, report::defects),
-    writes("WRITE SAME(10)", &[0x41, 0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0], provision::write_same),
-    writes("UNMAP", &[0x42, 0x01, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], provision::unmap),
-    plain("LOG SENSE", &[0x4D, 0x01, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0], Access::Query, report::log_sense),
-    plain("MODE SELECT(10)", &[0x55, 0x11, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Write, mode::select),
-    plain("RESERVE(10)", &[0x56, 0x13, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Query, reserve::reserve),
-    plain("RELEASE(10)", &[0x57, 0x13, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Always, reserve::release),
-    plain("MODE SENSE(10)", &[0x5A, 0x18, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0], Access::Read, mode::sense),
-    action("PERSISTENT RESERVE IN, READ KEYS", &[0x5E, 0x00, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Query, persist::read_keys),
-    action("PERSISTENT RESERVE IN, READ RESERVATION", &[0x5E, 0x01, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Query, persist::read_reservation),
-    action("PERSISTENT RESERVE IN, REPORT CAPABILITIES", &[0x5E, 0x02, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Query, persist::capabilities),
-    action("PERSISTENT RESERVE IN, READ FULL STATUS", &[0x5E, 0x03, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], Access::Query, persist::read_full_status),
-    action("PERSISTENT RESERVE OUT, REGISTER", &[0x5F, 0x00, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Access::Query, persist::register),
-    action("PERSISTENT RESERVE OUT, RESERVE", &[0x5F, 0x01, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Access::Query, persist::reserve),
-    action("PERSISTENT RESERVE OUT, RELEASE", &[0x5F, 0x02, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Access::Query, persist::release),
-    action("PERSISTENT RESERVE OUT, CLEAR", &[0x5F, 0x03, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Access::Query, persist::clear),
-    action("PERSISTENT RESERVE OUT, PREEMPT", &[0x5F, 0x04, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Access::Query, persist::preempt),
-    action("PERSISTENT RESERVE OUT, PREEMPT AND ABORT", &[0x5F, 0x05, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Access::Query, persist::preempt),
-    action("PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY", &[0x5F, 0x06, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Access::Query, persist::register),
-    plain("READ(16)", &[0x88, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, block::read),
-    writes("COMPARE AND WRITE", &[0x89, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0, 0], block::compare_and_write),
-    writes("WRITE(16)", &[0x8A, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], block::write),
-    writes("ORWRITE(16)", &[0x8B, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], block::or_write),
-    writes("WRITE AND VERIFY(16)", &[0x8E, 0xF6, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], block::write_verify),
-    plain("VERIFY(16)", &[0x8F, 0xF6, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, block::verify),
-    plain("PRE-FETCH(16)", &[0x90, 0x02, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, block::prefetch),
-    plain("SYNCHRONIZE CACHE(16)", &[0x91, 0x02, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Write, block::synchronize),
-    writes("WRITE SAME(16)", &[0x93, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], provision::write_same),
-    action("READ CAPACITY(16)", &[0x9E, 0x10, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01, 0], Access::Query, capacity::read_16),
-    action("GET LBA STATUS", &[0x9E, 0x12, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, capacity::get_lba_status),
-    always("REPORT LUNS", &[0xA0, 0, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], report::luns),
-    action("REPORT SUPPORTED OPERATION CODES", &[0xA3, 0x0C, 0x87, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, report::opcodes),
-    action("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", &[0xA3, 0x0D, 0x80, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, report::task_functions),
-    plain("READ(12)", &[0xA8, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, block::read),
-    writes("WRITE(12)", &[0xAA, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], block::write),
-    writes("WRITE AND VERIFY(12)", &[0xAE, 0xF6, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], block::write_verify),
-    plain("VERIFY(12)", &[0xAF, 0xF6, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, block::verify),
-    plain("READ DEFECT DATA(12)", &[0xB7, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], Access::Read, report::defects),
+    plain("TEST UNIT READY", [0x00, 0, 0, 0, 0, 0], Query, unit::test_ready),
+    always("REQUEST SENSE", [0x03, 0x01, 0, 0, 0xFF, 0], unit::request_sense),
+    plain("READ(6)", [0x08, 0x1F, 0xFF, 0xFF, 0xFF, 0], Read, block::read),
+    writes("WRITE(6)", [0x0A, 0x1F, 0xFF, 0xFF, 0xFF, 0], block::write),
+    always("INQUIRY", [0x12, 0x03, 0xFF, 0xFF, 0xFF, 0], inquiry::inquiry),
+    plain("MODE SELECT(6)", [0x15, 0x11, 0, 0, 0xFF, 0], Write, mode::select),
+    plain("RESERVE(6)", [0x16, 0x11, 0, 0, 0, 0], Query, reserve::reserve),
+    plain("RELEASE(6)", [0x17, 0x11, 0, 0, 0, 0], Always, reserve::release),
+    plain("MODE SENSE(6)", [0x1A, 0x08, 0xFF, 0xFF, 0xFF, 0], Read, mode::sense),
+    plain("START STOP UNIT", [0x1B, 0x01, 0, 0x0F, 0xF7, 0], Start, unit::start_stop),
+    plain("SEND DIAGNOSTIC", [0x1D, 0xE4, 0, 0xFF, 0xFF, 0], Write, unit::send_diagnostic),
+    plain("PREVENT ALLOW MEDIUM REMOVAL", [0x1E, 0, 0, 0, 0x03, 0], Prevent, unit::prevent_allow),
+    plain("READ CAPACITY(10)", [0x25, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0x01, 0], Query, capacity::read_10),
+    plain("READ(10)", blocks_10(0x28, 0xF8), Read, block::read),
+    writes("WRITE(10)", blocks_10(0x2A, 0xF8), block::write),
+    writes("WRITE AND VERIFY(10)", blocks_10(0x2E, 0xF6), block::write_verify),
+    plain("VERIFY(10)", blocks_10(0x2F, 0xF6), Read, block::verify),
+    plain("PRE-FETCH(10)", blocks_10(0x34, 0x02), Read, block::prefetch),
+    plain("SYNCHRONIZE CACHE(10)", blocks_10(0x35, 0x02), Write, block::synchronize),
+    plain("READ DEFECT DATA(10)", [0x37, 0, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0], Read, report::defects),
+    writes("WRITE SAME(10)", blocks_10(0x41, 0xFE), provision::write_same),
+    writes("UNMAP", list_10(0x42, 0x01), provision::unmap),
+    plain("LOG SENSE", [0x4D, 0x01, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0], Query, report::log_sense),
+    plain("MODE SELECT(10)", list_10(0x55, 0x11), Write, mode::select),
+    plain("RESERVE(10)", list_10(0x56, 0x13), Query, reserve::reserve),
+    plain("RELEASE(10)", list_10(0x57, 0x13), Always, reserve::release),
+    plain("MODE SENSE(10)", [0x5A, 0x18, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0], Read, mode::sense),
+    action("PERSISTENT RESERVE IN, READ KEYS", list_10(0x5E, 0x00), Query, persist::read_keys),
+    action(
+        "PERSISTENT RESERVE IN, READ RESERVATION",
+        list_10(0x5E, 0x01),
+        Query,
+        persist::read_reservation,
+    ),
+    action("PERSISTENT RESERVE IN, REPORT CAPABILITIES", list_10(0x5E, 0x02), Query, persist::capabilities),
+    action(
+        "PERSISTENT RESERVE IN, READ FULL STATUS",
+        list_10(0x5E, 0x03),
+        Query,
+        persist::read_full_status,
+    ),
+    action("PERSISTENT RESERVE OUT, REGISTER", reserve_out(0x00, 0x00), Query, persist::register),
+    action("PERSISTENT RESERVE OUT, RESERVE", reserve_out(0x01, 0xFF), Query, persist::reserve),
+    action("PERSISTENT RESERVE OUT, RELEASE", reserve_out(0x02, 0xFF), Query, persist::release),
+    action("PERSISTENT RESERVE OUT, CLEAR", reserve_out(0x03, 0x00), Query, persist::clear),
+    action("PERSISTENT RESERVE OUT, PREEMPT", reserve_out(0x04, 0xFF), Query, persist::preempt),
+    action("PERSISTENT RESERVE OUT, PREEMPT AND ABORT", reserve_out(0x05, 0xFF), Query, persist::preempt),
+    action(
+        "PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY",
+        reserve_out(0x06, 0x00),
+        Query,
+        persist::register,
+    ),
+    plain("READ(16)", blocks_16(0x88, 0xF8), Read, block::read),
+    writes(
+        "COMPARE AND WRITE",
+        [0x89, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0, 0],
+        block::compare_and_write,
+    ),
+    writes("WRITE(16)", blocks_16(0x8A, 0xF8), block::write),
+    writes("ORWRITE(16)", blocks_16(0x8B, 0xF8), block::or_write),
+    writes("WRITE AND VERIFY(16)", blocks_16(0x8E, 0xF6), block::write_verify),
+    plain("VERIFY(16)", blocks_16(0x8F, 0xF6), Read, block::verify),
+    plain("PRE-FETCH(16)", blocks_16(0x90, 0x02), Read, block::prefetch),
+    plain("SYNCHRONIZE CACHE(16)", blocks_16(0x91, 0x02), Write, block::synchronize),
+    writes("WRITE SAME(16)", blocks_16(0x93, 0xFF), provision::write_same),
+    action(
+        "READ CAPACITY(16)",
+        [0x9E, 0x10, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01, 0],
+        Query,
+        capacity::read_16,
+    ),
+    action("GET LBA STATUS", blocks_16(0x9E, 0x12), Read, capacity::get_lba_status),
+    always("REPORT LUNS", [0xA0, 0, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], report::luns),
+    action(
+        "REPORT SUPPORTED OPERATION CODES",
+        [0xA3, 0x0C, 0x87, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0],
+        Read,
+        report::opcodes,
+    ),
+    action(
+        "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        [0xA3, 0x0D, 0x80, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0],
+        Read,
+        report::task_functions,
+    ),
+    plain("READ(12)", blocks_12(0xA8, 0xF8), Read, block::read),
+    writes("WRITE(12)", blocks_12(0xAA, 0xF8), block::write),
+    writes("WRITE AND VERIFY(12)", blocks_12(0xAE, 0xF6), block::write_verify),
+    plain("VERIFY(12)", blocks_12(0xAF, 0xF6), Read, block::verify),
+    plain(
+        "READ DEFECT DATA(12)",
+        [0xB7, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0],
+        Read,
+        report::defects,
+    ),
 ];
 
 const NOWHERE: u8 = u8::MAX;
@@ -195,7 +298,7 @@ const fn first_rows() -> [u8; 256] {
             reason = "the table is asserted to be short"
         )]
         let number = row as u8;
-        rows[COMMANDS[row].usage[0] as usize] = number;
+        rows[COMMANDS[row].mask[0] as usize] = number;
     }
     rows
 }
@@ -248,7 +351,7 @@ mod test {
                 5 => 12,
                 _ => 0,
             };
-            assert_eq!(command.usage.len(), len, "{}", command.name);
+            assert_eq!(usize::from(command.len), len, "{}", command.name);
         }
     }
 

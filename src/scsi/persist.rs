@@ -1,12 +1,12 @@
 //! Persistent reservations (SPC-4 5.13, 6.15, 6.16).
 //!
-//! A registrant is an initiator port (name and ISID), not a session: it stays when the session ends. Nothing survives
-//! a restart of the target: PTPL_C=0, and APTPL=1 is refused.
+//! A registrant is an initiator port (name and ISID), not a session: it stays when the session ends.
+//! Nothing survives a restart of the target: PTPL_C=0, and APTPL=1 is refused.
 //!
 //! ```text
-//!   unregistered ── REGISTER key ──► registered ── RESERVE type ──► holder
-//!        ▲                             │   ▲                          │
-//!        └── REGISTER 0, CLEAR, PREEMPT┘   └── RELEASE ───────────────┘
+//!   unregistered -- REGISTER key --> registered -- RESERVE type --> holder
+//!        ^                              |  ^                          |
+//!        +-- REGISTER 0, CLEAR, PREEMPT-+  +-- RELEASE ---------------+
 //! ```
 //! With the all-registrants types every registrant is a holder, and the last one to leave releases.
 
@@ -336,8 +336,8 @@ pub(super) fn preempt(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     }))
 }
 
-/// Removes the registrants whose key is `key` (0: all others, from an all-registrants reservation), and takes the
-/// reservation over when it was theirs. The ports removed.
+/// Removes the registrants whose key is `key` (0: all others, from an all-registrants reservation), and
+/// takes the reservation over when it was theirs. The ports removed.
 fn preempted(
     lu: &mut LogicalUnit,
     call: &Call<'_>,

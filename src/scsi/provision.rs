@@ -37,8 +37,8 @@ pub(super) fn unmap(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
 }
 
 impl LogicalUnit {
-    /// The ranges of a parameter list, all checked before anything is changed. A tail that is no whole descriptor
-    /// is ignored.
+    /// The ranges of a parameter list, all checked before anything is changed. A tail that is no whole
+    /// descriptor is ignored.
     fn unmap_ranges(&self, list: &[u8]) -> Result<Vec<ByteRange>, Sense> {
         let (head, rest) = list
             .split_at_checked(LIST_HEADER)
@@ -74,8 +74,9 @@ impl LogicalUnit {
 
 /// WRITE SAME(10), (16).
 ///
-/// One sector of data-out, or none with NDOB. A sector of zeros is handed on as "zeros", with UNMAP or without: the
-/// blocks read zeros either way, and a thin disk may deallocate such blocks by itself (SBC-3 4.7.4.6).
+/// One sector of data-out, or none with NDOB. A sector of zeros is handed on as "zeros", with UNMAP or
+/// without: the blocks read zeros either way, and a thin disk may deallocate such blocks by itself (SBC-3
+/// 4.7.4.6).
 pub(super) fn write_same(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     cdb.refuse_protect()?;

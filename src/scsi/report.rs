@@ -1,5 +1,5 @@
-//! The commands that tell what is here: LUNs, commands, task management functions, defects, logs; and the answers of
-//! a LUN where there is nothing.
+//! The commands that tell what is here: LUNs, commands, task management functions, defects, logs; and the
+//! answers of a LUN where there is nothing.
 
 use super::cdb::Cdb;
 use super::inquiry;
@@ -103,7 +103,7 @@ fn all_opcodes(timeouts: bool) -> Vec<u8> {
             (0, 0)
         };
         let timed = if timeouts { CTDP } else { 0 };
-        let len = u8::try_from(command.usage.len()).unwrap_or(0);
+        let len = command.len;
         data.extend_from_slice(&[
             command.opcode(),
             0,
@@ -128,9 +128,8 @@ fn one_opcode(row: Option<&Command>, timeouts: bool) -> Vec<u8> {
         return vec![0, SUPPORT_NO, 0, 0];
     };
     let timed = if timeouts { CTDP_ONE } else { 0 };
-    let len = u8::try_from(command.usage.len()).unwrap_or(0);
-    let mut data = vec![0, timed | SUPPORT_YES, 0, len];
-    data.extend_from_slice(command.usage);
+    let mut data = vec![0, timed | SUPPORT_YES, 0, command.len];
+    data.extend_from_slice(command.usage());
     if timeouts {
         data.extend_from_slice(&TIMEOUTS);
     }

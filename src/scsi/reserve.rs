@@ -25,7 +25,8 @@ impl LogicalUnit {
     }
 }
 
-/// RESERVE(6), (10): the whole unit for this nexus. Conflicts with any persistent registration (SPC-4 5.13.3).
+/// RESERVE(6), (10): the whole unit for this nexus. Conflicts with any persistent registration (SPC-4
+/// 5.13.3).
 pub(super) fn reserve(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     check_form(call)?;
     if lu.persist.has_registrants() {

@@ -50,7 +50,8 @@ pub(super) fn prevent_allow(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     call.good()
 }
 
-/// SEND DIAGNOSTIC (SPC-4 6.42): the default self-test, which finds nothing. No background self-tests, no pages.
+/// SEND DIAGNOSTIC (SPC-4 6.42): the default self-test, which finds nothing. No background self-tests, no
+/// pages.
 pub(super) fn send_diagnostic(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     if call.cdb.has(1, 0xE0) {
         return Err(Sense::cdb_field(1, Some(7)).into());
