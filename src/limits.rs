@@ -56,7 +56,7 @@ pub const NEXUSES_MAX: usize = 1024;
 /// Largest transfer we advise, in blocks of 512 bytes; up to TRANSFER_MAX is served all the same.
 pub const TRANSFER_BLOCKS_ADVISED: u32 = 8192;
 /// Blocks of one COMPARE AND WRITE.
-pub const COMPARE_AND_WRITE_BLOCKS_MAX: u8 = 255;
+pub const COMPARE_AND_WRITE_BLOCKS_MAX: u64 = 255;
 /// Blocks that one UNMAP may free, over all its descriptors.
 pub const UNMAP_BLOCKS_MAX: u32 = 1024 * 1024;
 /// Descriptors of one UNMAP.
@@ -109,4 +109,6 @@ const _: () = assert!(DISK_BYTES_MAX / 4096 <= u32::MAX as u64 + 1);
 const _: () = assert!(TRANSFER_MAX < DATA_BYTES_MAX as u64);
 const _: () = assert!(TRANSFER_BLOCKS_ADVISED as u64 * 512 <= TRANSFER_MAX);
 const _: () = assert!(TRANSFER_MAX <= u32::MAX as u64);
-const _: () = assert!(2 * COMPARE_AND_WRITE_BLOCKS_MAX as u64 * 512 <= TRANSFER_MAX);
+const _: () = assert!(2 * COMPARE_AND_WRITE_BLOCKS_MAX * 512 <= TRANSFER_MAX);
+// The CDB and VPD B0 have one byte for it.
+const _: () = assert!(COMPARE_AND_WRITE_BLOCKS_MAX <= u8::MAX as u64);

@@ -5,7 +5,7 @@ use crate::units::{ByteRange, SECTOR_BYTES};
 
 use super::cdb::Cdb;
 use super::sense::Sense;
-use super::{Answer, BlockOp, Call, LogicalUnit, Refusal, Step};
+use super::{Answer, BlockOp, Call, LogicalUnit, Refusal, SECTOR_LEN, Step};
 
 impl LogicalUnit {
     /// The range that a CDB names. Zero blocks may stand just behind the last block; further out is an
@@ -142,7 +142,7 @@ fn verify_one_block(lu: &LogicalUnit, call: &Call<'_>) -> Answer {
     }
     match call.data {
         None => want(SECTOR_BYTES, false),
-        Some(data) if data.is_empty() => call.good(),
+        Some([]) => call.good(),
         Some(data) if one_sector(data).is_none() => Err(Sense::WRONG_DATA_SIZE.into()),
         Some(_) => Ok(Step::Run(BlockOp::Compare {
             range,
@@ -152,7 +152,7 @@ fn verify_one_block(lu: &LogicalUnit, call: &Call<'_>) -> Answer {
 }
 
 /// The first sector of the data-out.
-pub(super) fn one_sector(data: &[u8]) -> Option<&[u8; SECTOR_BYTES as usize]> {
+pub(super) fn one_sector(data: &[u8]) -> Option<&[u8; SECTOR_LEN]> {
     data.first_chunk()
 }
 
@@ -160,7 +160,7 @@ pub(super) fn one_sector(data: &[u8]) -> Option<&[u8; SECTOR_BYTES as usize]> {
 pub(super) fn compare_and_write(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     cdb.refuse_protect()?;
-    if cdb.byte(13) > COMPARE_AND_WRITE_BLOCKS_MAX {
+    if cdb.span().1 > COMPARE_AND_WRITE_BLOCKS_MAX {
         return Err(Sense::cdb_field(13, None).into());
     }
     let range = lu.transfer(cdb)?;

@@ -217,7 +217,8 @@ fn block_limits(_: &LogicalUnit) -> Vec<u8> {
     let mut put = |at: usize, bytes: &[u8]| {
         page.splice(at..at + bytes.len(), bytes.iter().copied());
     };
-    put(0, &[0x01, limits::COMPARE_AND_WRITE_BLOCKS_MAX]);
+    let swap = u8::try_from(limits::COMPARE_AND_WRITE_BLOCKS_MAX).unwrap_or(u8::MAX);
+    put(0, &[0x01, swap]);
     put(2, &[0, 8]);
     put(4, &limits::TRANSFER_BLOCKS_ADVISED.to_be_bytes());
     put(16, &limits::UNMAP_BLOCKS_MAX.to_be_bytes());

@@ -59,6 +59,10 @@ pub mod status {
     pub const TASK_ABORTED: u8 = 0x40;
 }
 
+/// [`SECTOR_BYTES`] as the length of an array.
+pub const SECTOR_LEN: usize = 512;
+const _: () = assert!(SECTOR_LEN as u64 == SECTOR_BYTES);
+
 /// What a logical unit is. Fixed for its life.
 #[derive(Clone, Debug)]
 pub struct LuConfig {
@@ -129,7 +133,7 @@ pub enum BlockOp {
         /// Where.
         range: ByteRange,
         /// The sector; `None` means zeros, for which the space may be given back.
-        pattern: Option<Box<[u8; SECTOR_BYTES as usize]>>,
+        pattern: Option<Box<[u8; SECTOR_LEN]>>,
         /// On the medium before the answer.
         fua: bool,
     },

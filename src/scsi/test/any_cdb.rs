@@ -126,7 +126,11 @@ proptest! {
     }
 
     #[test]
-    fn any_outcome_gives_a_legal_reply(cdb in cdbs(), offset in any::<u64>(), runs in vec((0..3000u64, 0..64u64, any::<bool>()), 0..8)) {
+    fn any_outcome_gives_a_legal_reply(
+        cdb in cdbs(),
+        offset in any::<u64>(),
+        runs in vec((0..3000u64, 0..64u64, any::<bool>()), 0..8),
+    ) {
         let mut bench = Bench::new();
         let extent = |(lba, n, mapped)| Extent { range: ByteRange::of_sectors(lba, n).unwrap(), mapped };
         let extents = Outcome::Extents(runs.into_iter().map(extent).collect());
