@@ -13,8 +13,8 @@
 //!
 //! Words: *logical unit* (LU), the disk; *I_T nexus*, one initiator port on our target port (an iSCSI
 //! session); *unit attention*, news that a nexus hears before its next command; *data-out*, bytes to us;
-//! *data-in*, bytes from us. One table, in `opcode.rs`, drives the dispatch, the reservation rules, the write
-//! protection and REPORT SUPPORTED OPERATION CODES, so these cannot disagree.
+//! *data-in*, bytes from us. One table, in `opcode.rs`, drives the dispatch, the reservation rules, the
+//! write protection and REPORT SUPPORTED OPERATION CODES, so these cannot disagree.
 //!
 //! Sources: SAM-5, SPC-4 (r37), SBC-3 (r36).
 
@@ -329,6 +329,12 @@ impl LogicalUnit {
         }
     }
 
+    /// The LUN at which the target shows it.
+    #[must_use]
+    pub fn lun(&self) -> u16 {
+        self.config.lun
+    }
+
     /// The number of logical blocks.
     #[must_use]
     pub fn blocks(&self) -> u64 {
@@ -342,7 +348,7 @@ impl LogicalUnit {
         self.nexuses.attach(nexus, initiator_port);
     }
 
-    /// A session ends (I_T nexus loss): its RESERVE, PREVENT and unit attentions go, its persistent
+    /// A session ends (I_T nexus loss): its RESERVE and unit attentions go, its persistent
     /// registration stays.
     pub fn detach(&mut self, nexus: NexusId) {
         self.nexuses.detach(nexus);
@@ -373,7 +379,7 @@ impl LogicalUnit {
     }
 
     /// LOGICAL UNIT RESET or a target reset by a nexus; `None`: the target resets the disk itself.
-    /// RESERVE, PREVENT and mode parameters go back; persistent reservations stay. Every nexus, the one
+    /// RESERVE and mode parameters go back; persistent reservations stay. Every nexus, the one
     /// that asked too, gets a unit attention: 29/03, or 29/04 for a reset of our own.
     pub fn reset(&mut self, by: Option<NexusId>) {
         let attention = if by.is_some() {
@@ -384,7 +390,6 @@ impl LogicalUnit {
         self.reserved_by = None;
         self.modes = mode::Modes::of(&self.config);
         for nexus in self.nexuses.all() {
-            nexus.prevents_removal = false;
             nexus.tell_reset(attention);
         }
     }

@@ -47,7 +47,6 @@ pub(super) struct Nexus {
     /// Initiator port name; persistent reservations know the initiator by it.
     pub(super) port: String,
     attentions: VecDeque<Attention>,
-    pub(super) prevents_removal: bool,
 }
 
 impl Nexus {
@@ -91,7 +90,6 @@ impl Nexuses {
                 id,
                 port: port.to_owned(),
                 attentions: VecDeque::new(),
-                prevents_removal: false,
             });
         }
     }

@@ -38,14 +38,12 @@ pub(super) fn start_stop(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     Ok(Step::Run(BlockOp::Flush))
 }
 
-/// PREVENT ALLOW MEDIUM REMOVAL (SPC-4 6.17): kept, and of no effect on a disk that cannot be removed.
-pub(super) fn prevent_allow(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
+/// PREVENT ALLOW MEDIUM REMOVAL (SPC-4 6.17): always true of a disk that cannot be removed, so nothing is
+/// kept.
+pub(super) fn prevent_allow(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let prevent = call.cdb.byte(4) & 0x03;
     if prevent > 1 {
         return Err(Sense::cdb_field(4, Some(1)).into());
-    }
-    if let Some(nexus) = lu.nexuses.get_mut(call.nexus) {
-        nexus.prevents_removal = prevent == 1;
     }
     call.good()
 }
