@@ -3,11 +3,15 @@
 //! The map of the house. (Completed with each room.)
 
 pub mod catalog;
+pub mod config;
 pub mod events;
 pub mod head;
 pub mod iscsi;
 pub mod limits;
 pub mod names;
+pub mod power;
 pub mod scsi;
 pub mod store;
+pub mod telemetry;
 pub mod units;
+pub mod wave;

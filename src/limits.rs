@@ -121,3 +121,18 @@ const _: () = assert!(DISK_BYTES_MAX / 4096 <= u32::MAX as u64 + 1);
 const _: () = assert!(TRANSFER_MAX < DATA_BYTES_MAX as u64);
 const _: () = assert!(NODES_MAX <= NODE_SET_NAMES_MAX);
 const _: () = assert!(NODE_SET_TEXT_MAX / 64 >= NODE_SET_NAMES_MAX);
+
+// --- power and waves ---
+
+/// A power command must end within this.
+pub const POWER_WAIT: Duration = Duration::from_secs(60);
+/// Power commands running at one time.
+pub const POWER_PARALLEL: usize = 32;
+/// A booted node whose disk was left alone for this long is taken for ready.
+pub const SETTLE: Duration = Duration::from_secs(10);
+/// Nodes of one campaign.
+pub const CAMPAIGN_NODES_MAX: usize = 20_000;
+/// Wave size at which `--wave auto` starts.
+pub const WAVE_AUTO_START: u32 = 8;
+/// Wave size it never passes.
+pub const WAVE_AUTO_MAX: u32 = 1024;

@@ -230,6 +230,26 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// The stage of a boot that this event shows to be reached, if it shows one.
+    #[must_use]
+    pub fn stage(&self) -> Option<Stage> {
+        Some(match self {
+            Self::Dhcp { .. } => Stage::Dhcp,
+            Self::Loader { .. } => Stage::Loader,
+            Self::Script { .. } => Stage::Script,
+            Self::Login {
+                initiator_kind: InitiatorKind::Firmware,
+                ..
+            } => Stage::FirmwareLogin,
+            Self::Login { .. } => Stage::OsLogin,
+            Self::Ready { .. } => Stage::Ready,
+            Self::Failed { .. } => Stage::Failed,
+            _ => return None,
+        })
+    }
+}
+
 #[cfg(test)]
 mod test {
     use super::*;

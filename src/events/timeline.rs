@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, EventKind, InitiatorKind, Stage};
+use super::{Event, EventKind, Stage};
 use crate::names::{BootId, NodeName};
 use crate::units::UnixMillis;
 
@@ -68,30 +68,20 @@ impl Timeline {
 
 impl NodeTimeline {
     fn apply(&mut self, event: &Event) {
+        if let Some(stage) = event.kind.stage().filter(|&s| s != Stage::Failed) {
+            self.reach(stage, event.at);
+        }
         match &event.kind {
             EventKind::BootStarted { .. } => self.start(event),
             EventKind::Power { action, error } => self.power(action, error.as_deref(), event.at),
-            EventKind::Dhcp { .. } => self.reach(Stage::Dhcp, event.at),
-            EventKind::Loader { .. } => self.reach(Stage::Loader, event.at),
-            EventKind::Script { decision, image } => self.script(decision, image, event.at),
-            EventKind::Queued { place } => self.place = Some(*place),
-            EventKind::Login {
-                initiator_kind,
-                session,
-                ..
-            } => {
-                self.sessions.push(*session);
-                let firmware = *initiator_kind == InitiatorKind::Firmware;
-                let stage = if firmware {
-                    Stage::FirmwareLogin
-                } else {
-                    Stage::OsLogin
-                };
-                self.reach(stage, event.at);
+            EventKind::Script { decision, image } if decision == "boot" => {
+                self.place = None;
+                self.image.clone_from(image);
             }
+            EventKind::Queued { place } => self.place = Some(*place),
+            EventKind::Login { session, .. } => self.sessions.push(*session),
             EventKind::LoginRefused { why, .. } => self.reason = Some(why.clone()),
             EventKind::Logout { session, .. } => self.sessions.retain(|s| s != session),
-            EventKind::Ready { .. } => self.reach(Stage::Ready, event.at),
             EventKind::Failed { reason, next, .. } => {
                 self.reason = Some(format!("{reason}; {next}"));
                 self.stage = Stage::Failed;
@@ -102,9 +92,7 @@ impl NodeTimeline {
                 });
             }
             EventKind::VolumeFailed { reason } => self.reason = Some(reason.clone()),
-            EventKind::UnknownMachine { .. }
-            | EventKind::LayerReset { .. }
-            | EventKind::Campaign { .. } => {}
+            _ => {}
         }
     }
 
@@ -140,14 +128,6 @@ impl NodeTimeline {
         if action != "off" {
             self.reach(Stage::Powered, at);
         }
-    }
-
-    fn script(&mut self, decision: &str, image: &Option<String>, at: UnixMillis) {
-        if decision == "boot" {
-            self.place = None;
-            self.image.clone_from(image);
-        }
-        self.reach(Stage::Script, at);
     }
 
     /// Enters `stage` unless the boot is already past it.

@@ -87,6 +87,14 @@ impl Head {
     pub fn attach(&self, _node: &NodeName, _firmware: bool) -> Result<Attached, HeadError> {
         todo!()
     }
+    /// Every campaign written down, as JSON, by number.
+    pub fn campaigns(&self) -> Result<Vec<(u64, String)>, HeadError> {
+        todo!()
+    }
+    /// Writes a campaign down.
+    pub fn put_campaign(&self, _id: u64, _json: &str) -> Result<(), HeadError> {
+        todo!()
+    }
     /// Remembers a machine that is nobody's node.
     pub fn note_pending(&self, _machine: PendingRecord) -> Result<(), HeadError> {
         todo!()

@@ -1,0 +1,87 @@
+//! Answers of one JSON document per line, for work that takes a while.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::App;
+use crate::head::HeadError;
+
+/// How far long work has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// One line of such an answer; the last is `Done` or `Error`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line<T> {
+    /// On the way.
+    Progress(Step),
+    /// The result.
+    Done(T),
+    /// It failed; the rest of the request had been fine, so the status was 200 already.
+    Error(String),
+}
+
+/// Sets the flag when the answer is no longer wanted: the client went away.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `work` on its own thread and answers its progress and result line by line. `work` gets a function to
+/// report bytes with and a flag that asks it to stop.
+pub(super) fn long_work<T, W>(app: App, work: W) -> Response
+where
+    T: Serialize + Send + 'static,
+    W: FnOnce(&App, &(dyn Fn(Step) + Sync), &AtomicBool) -> Result<T, HeadError> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel::<Bytes>(16);
+    let cancel = Arc::new(AtomicBool::new(false));
+    let asked = CancelOnDrop(Arc::clone(&cancel));
+    tokio::task::spawn_blocking(move || {
+        // Progress that nobody takes is dropped; the result waits for its reader.
+        let report = |step: Step| {
+            let _ = sender.try_send(line(&Line::<()>::Progress(step)));
+        };
+        let last = match work(&app, &report, &cancel) {
+            Ok(result) => line(&Line::Done(result)),
+            Err(error) => line(&Line::<()>::Error(error.to_string())),
+        };
+        let _ = sender.blocking_send(last);
+    });
+    let stream = ReceiverStream::new(receiver).map(move |bytes| {
+        let _keep_until_read = &asked;
+        bytes
+    });
+    stream_response(stream)
+}
+
+/// An answer of lines.
+pub(super) fn stream_response(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let body = Body::from_stream(stream.map(Ok::<_, Infallible>));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// One document and its line end.
+pub(super) fn line(value: &impl Serialize) -> Bytes {
+    let mut text = serde_json::to_vec(value).unwrap_or_else(|_| b"{}".to_vec());
+    text.push(b'\n');
+    text.into()
+}

@@ -1,0 +1,67 @@
+//! The file as it is typed. Every key is optional; unknown ones are refused.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) server: Server,
+    pub(super) iscsi: Iscsi,
+    pub(super) boot: Boot,
+    pub(super) api: Api,
+    pub(super) wave: Wave,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Server {
+    pub(super) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Iscsi {
+    pub(super) listen: Option<Vec<SocketAddr>>,
+    pub(super) iqn_prefix: Option<String>,
+    pub(super) auth: Option<Auth>,
+    pub(super) workers: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Auth {
+    Chap,
+    None,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Boot {
+    pub(super) interfaces: Option<Vec<String>>,
+    pub(super) dhcp: Option<super::settings::DhcpMode>,
+    pub(super) range: Option<String>,
+    pub(super) netmask: Option<Ipv4Addr>,
+    pub(super) router: Option<Ipv4Addr>,
+    pub(super) dns: Option<Vec<Ipv4Addr>>,
+    pub(super) tftp: Option<String>,
+    pub(super) http: Option<SocketAddr>,
+    pub(super) loaders: Option<PathBuf>,
+    pub(super) portal: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Api {
+    pub(super) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wave {
+    pub(super) size: Option<toml::Value>,
+    pub(super) timeout_s: Option<u64>,
+    pub(super) retries: Option<u32>,
+}

@@ -1,0 +1,323 @@
+//! Validated settings.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::file::{Auth, Boot, File, Iscsi, Wave};
+use super::nearest::nearest;
+use crate::names::Iqn;
+
+/// A fault of the configuration: the file, the line where there is one, the cause and the next step.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// How DHCP is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DhcpMode {
+    /// Beside a foreign server, for boot information only.
+    Proxy,
+    /// As the network's server.
+    Server,
+    /// Not at all.
+    Off,
+}
+
+/// Everything, valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// State directory.
+    pub state: PathBuf,
+    /// Control socket.
+    pub socket: PathBuf,
+    /// iSCSI.
+    pub iscsi: IscsiSettings,
+    /// Boot services; none when no interface is named.
+    pub boot: Option<BootSettings>,
+    /// Defaults of campaigns.
+    pub wave: WaveSettings,
+}
+
+/// Settings of the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IscsiSettings {
+    /// Portals.
+    pub listen: Vec<SocketAddr>,
+    /// What target names begin with.
+    pub iqn_prefix: String,
+    /// Nodes must pass CHAP.
+    pub chap: bool,
+    /// Threads.
+    pub workers: usize,
+}
+
+/// Settings of the boot services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootSettings {
+    /// Interfaces.
+    pub interfaces: Vec<String>,
+    /// DHCP.
+    pub dhcp: DhcpMode,
+    /// First and last address to give out.
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Netmask to tell; the interface's when none.
+    pub netmask: Option<Ipv4Addr>,
+    /// Router to tell.
+    pub router: Option<Ipv4Addr>,
+    /// Name servers to tell.
+    pub dns: Vec<Ipv4Addr>,
+    /// TFTP, unless off.
+    pub tftp: Option<SocketAddr>,
+    /// HTTP.
+    pub http: SocketAddr,
+    /// Directory of loaders.
+    pub loaders: Option<PathBuf>,
+    /// iSCSI address told to nodes.
+    pub portal: Option<SocketAddr>,
+}
+
+/// Defaults of campaigns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaveSettings {
+    /// `25` or `auto`.
+    pub size: String,
+    /// Seconds of one attempt.
+    pub timeout_s: u64,
+    /// Further attempts.
+    pub retries: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::from_text("", Path::new("")).expect("an empty file is valid")
+    }
+}
+
+impl Settings {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Unreadable, not TOML, unknown keys, values out of range.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            ConfigError(format!(
+                "configuration {}: {e}; write one with `reveille config example`",
+                path.display()
+            ))
+        })?;
+        Self::from_text(&text, path)
+    }
+
+    /// Checks `text`; `path` is for the messages.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn from_text(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let wrong = |why: String| ConfigError(format!("configuration {}: {why}", path.display()));
+        let file: File = toml::from_str(text).map_err(|e| wrong(describe(&e, text)))?;
+        let state = file.server.state.unwrap_or("/var/lib/reveille".into());
+        Ok(Self {
+            socket: file
+                .api
+                .socket
+                .unwrap_or_else(|| state.join("reveille.sock")),
+            iscsi: iscsi(file.iscsi).map_err(wrong)?,
+            boot: boot(file.boot).map_err(wrong)?,
+            wave: wave(file.wave).map_err(wrong)?,
+            state,
+        })
+    }
+
+    /// Moves the state directory, and the socket with it unless the socket was placed elsewhere.
+    pub fn set_state(&mut self, state: PathBuf) {
+        if self.socket == self.state.join("reveille.sock") {
+            self.socket = state.join("reveille.sock");
+        }
+        self.state = state;
+    }
+}
+
+/// Line, cause, and for an unknown key the nearest known one.
+fn describe(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message();
+    let at = error.span().map_or(String::new(), |span| {
+        let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+        format!("line {line}: ")
+    });
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((given, known)) = quoted
+        .split_first()
+        .filter(|_| message.starts_with("unknown field"))
+    else {
+        return format!("{at}{}", message.replace('\n', "; "));
+    };
+    match nearest(given, known) {
+        Some(near) => format!("{at}unknown key `{given}`; did you mean `{near}`?"),
+        None => format!(
+            "{at}unknown key `{given}`; known here: {}",
+            known.join(", ")
+        ),
+    }
+}
+
+fn iscsi(file: Iscsi) -> Result<IscsiSettings, String> {
+    let listen = file
+        .listen
+        .unwrap_or_else(|| vec![(Ipv4Addr::UNSPECIFIED, 3260).into()]);
+    if listen.is_empty() {
+        return Err("iscsi.listen is empty; name at least one address:port".into());
+    }
+    let prefix = file
+        .iqn_prefix
+        .unwrap_or_else(|| "iqn.2026-11.internal.reveille".into());
+    // The longest node name must still fit behind it.
+    let longest = format!("{prefix}:{}.initiator", "n".repeat(63));
+    Iqn::parse(&longest).map_err(|e| format!("iscsi.iqn_prefix `{prefix}`: {}", e.why))?;
+    Ok(IscsiSettings {
+        listen,
+        iqn_prefix: prefix.to_ascii_lowercase(),
+        chap: matches!(file.auth, None | Some(Auth::Chap)),
+        workers: file.workers.unwrap_or(0),
+    })
+}
+
+fn boot(file: Boot) -> Result<Option<BootSettings>, String> {
+    let interfaces = file.interfaces.unwrap_or_default();
+    if interfaces.is_empty() {
+        let idle = file.dhcp.is_none() && file.range.is_none();
+        let none = "boot.interfaces is empty but DHCP is asked for; name the nodes' interface";
+        return if idle { Ok(None) } else { Err(none.into()) };
+    }
+    let dhcp = file.dhcp.unwrap_or(DhcpMode::Proxy);
+    let range = file.range.filter(|r| !r.is_empty());
+    let range = range.map(|r| parse_range(&r)).transpose()?;
+    match (dhcp, range) {
+        (DhcpMode::Server, None) => {
+            return Err("boot.dhcp is \"server\" but boot.range is missing; give the addresses for nodes, like \"10.0.0.100-10.0.0.199\"".into());
+        }
+        (DhcpMode::Proxy | DhcpMode::Off, Some(_)) => {
+            return Err("boot.range is set but boot.dhcp is not \"server\"; remove one".into());
+        }
+        _ => {}
+    }
+    let tftp = match file.tftp.as_deref() {
+        Some("off") => None,
+        Some(text) => Some(text.parse().map_err(|_| {
+            format!("boot.tftp `{text}`: must be address:port, like 0.0.0.0:69, or \"off\"")
+        })?),
+        None => Some((Ipv4Addr::UNSPECIFIED, 69).into()),
+    };
+    Ok(Some(BootSettings {
+        interfaces,
+        dhcp,
+        range,
+        netmask: file.netmask,
+        router: file.router,
+        dns: file.dns.unwrap_or_default(),
+        tftp,
+        http: file.http.unwrap_or((Ipv4Addr::UNSPECIFIED, 8068).into()),
+        loaders: file.loaders,
+        portal: file.portal,
+    }))
+}
+
+fn parse_range(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
+    let wrong = |why: &str| format!("boot.range `{text}`: {why}, like \"10.0.0.100-10.0.0.199\"");
+    let (first, last) = text
+        .split_once('-')
+        .ok_or_else(|| wrong("must be FIRST-LAST"))?;
+    let address = |t: &str| {
+        t.trim()
+            .parse::<Ipv4Addr>()
+            .map_err(|_| wrong("must hold two addresses"))
+    };
+    let (first, last) = (address(first)?, address(last)?);
+    if first > last {
+        return Err(wrong("the first address must not be above the last"));
+    }
+    Ok((first, last))
+}
+
+fn wave(file: Wave) -> Result<WaveSettings, String> {
+    let size = match file.size {
+        None => "auto".to_owned(),
+        Some(toml::Value::String(s)) if s == "auto" => s,
+        Some(toml::Value::Integer(n)) if n > 0 => n.to_string(),
+        Some(other) => {
+            return Err(format!(
+                "wave.size {other}: must be a number above 0, or \"auto\""
+            ));
+        }
+    };
+    let timeout_s = file.timeout_s.unwrap_or(600);
+    if timeout_s == 0 {
+        return Err("wave.timeout_s must be above 0".into());
+    }
+    Ok(WaveSettings {
+        size,
+        timeout_s,
+        retries: file.retries.unwrap_or(1),
+    })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings, ConfigError> {
+        Settings::from_text(text, Path::new("r.toml"))
+    }
+
+    #[test]
+    fn the_example_is_the_default() {
+        assert_eq!(read(super::super::EXAMPLE).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_line_and_nearest_match() {
+        let error = read("[iscsi]\nauth = \"chap\"\nlistn = []\n").unwrap_err();
+        assert_eq!(
+            error.0,
+            "configuration r.toml: line 3: unknown key `listn`; did you mean `listen`?"
+        );
+        let error = read("[colours]\n").unwrap_err();
+        assert!(error.0.contains("line 1: unknown key `colours`"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_name_the_key() {
+        for (text, word) in [
+            (
+                "[boot]\ninterfaces=[\"a\"]\ndhcp=\"server\"",
+                "boot.range is missing",
+            ),
+            (
+                "[boot]\ninterfaces=[\"a\"]\nrange=\"10.0.0.9-10.0.0.1\"\ndhcp=\"server\"",
+                "boot.range",
+            ),
+            ("[boot]\ndhcp=\"server\"", "boot.interfaces"),
+            ("[boot]\ninterfaces=[\"a\"]\ntftp=\"x\"", "boot.tftp"),
+            ("[iscsi]\niqn_prefix=\"my disk\"", "iscsi.iqn_prefix"),
+            ("[iscsi]\nlisten=[\"3260\"]", "line 2"),
+            ("[wave]\nsize=0", "wave.size"),
+            ("[wave]\ntimeout_s=0", "wave.timeout_s"),
+            ("[wave", "line 1"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.0.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_socket_moves_with_the_state_directory() {
+        let mut settings = Settings::default();
+        settings.set_state("/srv/r".into());
+        assert_eq!(settings.socket, Path::new("/srv/r/reveille.sock"));
+        let mut settings = read("[api]\nsocket=\"/run/x.sock\"").unwrap();
+        settings.set_state("/srv/r".into());
+        assert_eq!(settings.socket, Path::new("/run/x.sock"));
+    }
+}
