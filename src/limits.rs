@@ -67,6 +67,36 @@ pub const IO_THREADS: usize = 32;
 /// Jobs waiting for an I/O thread.
 pub const IO_QUEUE: usize = 16_384;
 
+// --- images ---
+
+/// Bytes of a pack file; a full pack is never written again.
+pub const PACK_BYTES_MAX: u64 = 1 << 30;
+/// Chunks of a pack.
+pub const PACK_SLOTS: u32 = (PACK_BYTES_MAX / CHUNK_BYTES) as u32;
+/// Largest number of a pack: its name has eight digits.
+pub const PACK_NUMBER_MAX: u32 = 99_999_999;
+/// Largest manifest: header, one bit a chunk, one entry of 40 bytes for each chunk with data.
+pub const MANIFEST_BYTES_MAX: u64 =
+    64 + DISK_BYTES_MAX / CHUNK_BYTES / 8 + DISK_BYTES_MAX / CHUNK_BYTES * 40;
+/// Neighbouring chunks that are read from a pack by one call.
+pub const IMAGE_RUN_CHUNKS: usize = 16;
+/// Chunks that an import reads and hashes as one batch.
+pub const IMPORT_BATCH_CHUNKS: usize = 16;
+/// Batches between the reading and the writing end of an import; bounds its memory.
+pub const IMPORT_BATCHES: usize = 8;
+/// Steps (batches, runs of zeros) an import may hold before the oldest must be written.
+pub const IMPORT_STEPS: usize = 64;
+/// Threads that hash during an import.
+pub const IMPORT_HASH_THREADS: usize = 2;
+/// Bytes of a qcow2 L1 table (the bound that QEMU has too).
+pub const QCOW2_L1_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of a qcow2 refcount table (the bound that QEMU has too).
+pub const QCOW2_REFTABLE_BYTES_MAX: u64 = 8 << 20;
+/// Entries of a GUID partition table that are looked at.
+pub const GPT_ENTRIES_MAX: u32 = 1024;
+/// Logical partitions of an MBR that are looked at.
+pub const MBR_LOGICAL_MAX: u32 = 64;
+
 // --- boot services ---
 
 /// Largest TFTP block size agreed to (RFC 2348); stays below one Ethernet frame of 1,500 bytes.
@@ -117,6 +147,9 @@ pub const CATALOG_CACHE_BYTES: usize = 32 << 20;
 const _: () = assert!(TARGET_MRDSL >= FIRST_BURST_MAX);
 const _: () = assert!(FIRST_BURST_MAX <= MAX_BURST_MAX);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
+const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CHUNK_BYTES));
+const _: () = assert!(PACK_BYTES_MAX / CHUNK_BYTES <= u32::MAX as u64);
+const _: () = assert!(IMPORT_BATCH_CHUNKS * IMPORT_BATCHES * (CHUNK_BYTES as usize) <= 64 << 20);
 const _: () = assert!(DISK_BYTES_MAX / 4096 <= u32::MAX as u64 + 1);
 const _: () = assert!(TRANSFER_MAX < DATA_BYTES_MAX as u64);
 const _: () = assert!(NODES_MAX <= NODE_SET_NAMES_MAX);

@@ -58,4 +58,6 @@ pub trait File: Debug + Send + Sync {
     fn allocated(&self) -> Result<u64>;
     /// Tells that reads will be at random, so that nothing is read ahead unasked.
     fn advise_random(&self) {}
+    /// Tells that the range's bytes in memory may be dropped, so that the next read asks the medium. Advice only.
+    fn advise_unneeded(&self, _offset: u64, _len: u64) {}
 }

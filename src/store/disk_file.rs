@@ -159,4 +159,9 @@ impl File for RealFile {
         // Advice only: a file system that ignores it costs a little read-ahead.
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Random);
     }
+
+    fn advise_unneeded(&self, offset: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.file, offset, len, Advice::DontNeed);
+    }
 }

@@ -15,8 +15,10 @@ pub mod buffer;
 pub mod disk;
 pub mod disk_file;
 pub mod error;
+pub mod flight;
 pub mod image;
 pub mod layer;
+pub mod pool;
 pub mod volume;
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,385 @@
+//! Packs: the files that hold chunks, and what is known in memory about each chunk in them.
+//!
+//! ```text
+//!   slot state   unverified --begin--> unverified, next epoch --hash equal--> verified
+//!                     ^                                                          |
+//!                     `----------------- "would block" (evicted) ----------------'
+//! ```
+//! **Why a flipped bit on the medium cannot leave.** Bytes leave in two ways only.
+//! 1. From the private buffer whose bytes were hashed ([`Pack::load`]).
+//! 2. By a read that takes bytes only from the page cache ([`Pack::try_read`]), while every chunk it touches
+//!    is in state *verified*. Bytes come into the page cache from the medium only when something asks the
+//!    medium. The pack is opened with read-ahead off, so nothing but `load` asks, and `load` first moves
+//!    the chunk out of *verified* into a new epoch, then reads, then hashes, then says *verified*. If pages
+//!    of a verified chunk are evicted, the no-wait read says "would block" and the chunk is not verified
+//!    any more. The one race left is a reader that saw *verified*, slept while the pages were evicted and
+//!    a `load` brought them back changed, and then copied them: it looks at the states again after its
+//!    copy, finds another epoch, and drops what it copied.
+//!
+//! Beyond this: another program that reads the pack file can bring an evicted page back behind our back, and
+//! memory itself can flip a bit. Both are for ECC and for the scrub (`ImageStore::verify`).
+//!
+//! The state carries 32 bits of the chunk's id, so that "verified" said for one content never speaks for
+//! another one at the same place.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::manifest::{ChunkId, Place};
+use crate::limits::CHUNK_BYTES;
+use crate::limits::IMAGE_RUN_CHUNKS;
+use crate::limits::PACK_SLOTS;
+use crate::store::Buffer;
+use crate::store::disk::{Disk, File, OpenMode};
+use crate::store::error::{Error, ErrorKind, Result};
+use crate::store::flight::{Flight, Join};
+
+pub(super) const PACKS: &str = "images/packs";
+
+const CHUNK: usize = CHUNK_BYTES as usize;
+const VERIFIED: u64 = 1;
+const EPOCH: u64 = 2;
+const EPOCH_BITS: u64 = 0xffff_fffe;
+
+/// Path of pack `number`.
+pub(super) fn path(number: u32) -> String {
+    format!("{PACKS}/{number:08}.pack")
+}
+
+/// Number of the pack with this file name.
+pub(super) fn number_of(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".pack")?;
+    (digits.len() == 8).then(|| digits.parse().ok()).flatten()
+}
+
+/// Offset of a slot in its pack.
+pub(super) fn offset_of(slot: u32) -> u64 {
+    u64::from(slot) * CHUNK_BYTES
+}
+
+/// Places whose bytes were seen not to match their id. Imports do not deduplicate against them, so that
+/// importing an image again repairs it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BadPlaces(Arc<Mutex<HashSet<Place>>>);
+
+impl BadPlaces {
+    pub(super) fn contains(&self, place: Place) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&place)
+    }
+
+    /// New bytes are written there.
+    pub(super) fn forget(&self, place: Place) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&place);
+    }
+
+    fn add(&self, place: Place) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(place);
+    }
+}
+
+/// The open packs of a store; images share them, and with them what is verified.
+#[derive(Debug)]
+pub(super) struct Packs {
+    disk: Arc<dyn Disk>,
+    open: Mutex<HashMap<u32, Weak<Pack>>>,
+    pub(super) bad: BadPlaces,
+}
+
+impl Packs {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self {
+            disk,
+            open: Mutex::default(),
+            bad: BadPlaces::default(),
+        }
+    }
+
+    /// Pack `number`, the same one while anybody holds it.
+    pub(super) fn open(&self, number: u32) -> Result<Arc<Pack>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pack) = open.get(&number).and_then(Weak::upgrade) {
+            return Ok(pack);
+        }
+        let file = self.disk.open(&path(number), OpenMode::Read)?;
+        file.advise_random();
+        let pack = Arc::new(Pack::new(number, file, self.bad.clone()));
+        open.retain(|_, pack| pack.strong_count() > 0);
+        open.insert(number, Arc::downgrade(&pack));
+        Ok(pack)
+    }
+}
+
+/// A chunk wanted from a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) id: ChunkId,
+    pub(super) slot: u32,
+}
+
+impl Wanted {
+    /// State of this chunk when verified, without the epoch.
+    fn tag(&self) -> u64 {
+        let [a, b, c, d, ..] = self.id.0;
+        u64::from(u32::from_le_bytes([a, b, c, d])) << 32 | VERIFIED
+    }
+}
+
+/// The verified bytes of a chunk: a part of a private buffer.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded {
+    buffer: Arc<Buffer>,
+    start: usize,
+}
+
+impl Loaded {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.start + CHUNK]
+    }
+}
+
+/// An error that can be handed to many waiters.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    kind: ErrorKind,
+    why: Arc<str>,
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self {
+            kind: e.kind(),
+            why: e.to_string().into(),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.kind, &*failure.why)
+    }
+}
+
+type Outcome = std::result::Result<Loaded, Failure>;
+
+/// An open pack.
+#[derive(Debug)]
+pub(super) struct Pack {
+    number: u32,
+    file: Arc<dyn File>,
+    // One for each slot that a pack can have, since a pack may grow while it is open. Untouched pages of
+    // this table cost nothing.
+    states: Box<[AtomicU64]>,
+    // By slot. The id says whose result it is: who wants another content at that place starts anew.
+    loads: Flight<u32, (ChunkId, Outcome)>,
+    bad: BadPlaces,
+}
+
+impl Pack {
+    fn new(number: u32, file: Arc<dyn File>, bad: BadPlaces) -> Self {
+        let states = (0..PACK_SLOTS).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            number,
+            file,
+            states,
+            loads: Flight::new(),
+            bad,
+        }
+    }
+
+    pub(super) const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Refuses a pack that does not hold `slots` slots.
+    pub(super) fn check_len(&self, slots: u32) -> Result<()> {
+        let (len, needed) = (self.file.len()?, offset_of(slots));
+        if len < needed {
+            let why = format!("{} has {len} bytes, {needed} are in use", path(self.number));
+            return Err(Error::new(ErrorKind::Corrupt, why));
+        }
+        Ok(())
+    }
+
+    /// Fills `out` from byte `skip` of the first of `run`, chunks in neighbouring slots, if all of them are
+    /// verified and in memory. Takes no lock, allocates nothing, does not wait. `run` has at most
+    /// [`IMAGE_RUN_CHUNKS`] chunks.
+    pub(super) fn try_read(
+        &self,
+        run: impl Iterator<Item = Wanted> + Clone,
+        skip: u64,
+        out: &mut [u8],
+    ) -> Result<bool> {
+        let mut seen = [0; IMAGE_RUN_CHUNKS];
+        let mut first = None;
+        for (wanted, seen) in run.clone().zip(&mut seen) {
+            *seen = self.state(wanted.slot).load(Ordering::SeqCst);
+            if *seen & !EPOCH_BITS != wanted.tag() {
+                return Ok(false);
+            }
+            first = first.or(Some(wanted.slot));
+        }
+        let Some(first) = first else { return Ok(true) };
+        if !self.file.try_read_at(offset_of(first) + skip, out)? {
+            for (wanted, &seen) in run.zip(&seen) {
+                self.evicted(wanted.slot, seen);
+            }
+            return Ok(false);
+        }
+        // Second look: see the head of this file.
+        let same = |(wanted, &seen): (Wanted, &u64)| {
+            self.state(wanted.slot).load(Ordering::SeqCst) == seen
+        };
+        Ok(run.zip(&seen).all(same))
+    }
+
+    /// The verified bytes of the first chunk of `run` (neighbouring slots), handed to `take` with its place in
+    /// the run, and of those behind it that one call could read along. Returns how many were taken. May block.
+    pub(super) fn load(
+        &self,
+        run: &[Wanted],
+        mut take: impl FnMut(usize, &Loaded),
+    ) -> Result<usize> {
+        let Some(&first) = run.first() else {
+            return Ok(0);
+        };
+        let lead = loop {
+            match self.loads.join(first.slot) {
+                Join::Lead(lead) => break lead,
+                Join::Wait(waiter) => {
+                    if let Some((id, outcome)) = waiter.wait()
+                        && id == first.id
+                    {
+                        take(0, &outcome?);
+                        return Ok(1);
+                    }
+                }
+            }
+        };
+        let mut leads = vec![lead];
+        // No waiting from here on: leads are held.
+        leads.extend(
+            run.iter()
+                .skip(1)
+                .map_while(|&next| self.loads.try_lead(next.slot)),
+        );
+        let outcomes = self.fetch(&run[..leads.len()]);
+        let mut taken = 0;
+        let mut failed = None;
+        for (at, (lead, outcome)) in leads.into_iter().zip(outcomes).enumerate() {
+            match &outcome {
+                Ok(loaded) if failed.is_none() => {
+                    take(at, loaded);
+                    taken += 1;
+                }
+                Ok(_) => {}
+                Err(failure) => failed = failed.or_else(|| Some(failure.clone())),
+            }
+            lead.finish((run[at].id, outcome));
+        }
+        match failed {
+            // The caller comes back for the one that failed and then learns which it is.
+            Some(failure) if taken == 0 => Err(failure.into()),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Asks the medium again, whatever is in memory, and compares.
+    pub(super) fn scrub(&self, wanted: Wanted) -> Result<()> {
+        let lead = loop {
+            match self.loads.join(wanted.slot) {
+                Join::Lead(lead) => break lead,
+                // Its result may have come from memory: wait it out and lead.
+                Join::Wait(waiter) => drop(waiter.wait()),
+            }
+        };
+        self.begin(wanted.slot);
+        self.file
+            .advise_unneeded(offset_of(wanted.slot), CHUNK_BYTES);
+        let outcome = self.fetch(&[wanted]).pop();
+        let result = match &outcome {
+            Some(Err(failure)) => Err(failure.clone().into()),
+            _ => Ok(()),
+        };
+        if let Some(outcome) = outcome {
+            lead.finish((wanted.id, outcome));
+        }
+        result
+    }
+
+    /// Reads and verifies chunks in neighbouring slots that the caller leads.
+    fn fetch(&self, run: &[Wanted]) -> Vec<Outcome> {
+        for wanted in run {
+            self.begin(wanted.slot);
+        }
+        let mut buffer = Buffer::take(run.len() * CHUNK);
+        let at = run.first().map_or(0, |first| offset_of(first.slot));
+        if let Err(e) = self.file.read_at(at, &mut buffer) {
+            // One bad sector must not hide its neighbours: ask for each chunk alone.
+            return match run {
+                [] | [_] => vec![Err(e.into())],
+                run => run.iter().flat_map(|&one| self.fetch(&[one])).collect(),
+            };
+        }
+        let buffer = Arc::new(buffer);
+        let check = |(number, wanted): (usize, &Wanted)| {
+            let loaded = Loaded {
+                buffer: Arc::clone(&buffer),
+                start: number * CHUNK,
+            };
+            self.judge(*wanted, loaded)
+        };
+        run.iter().enumerate().map(check).collect()
+    }
+
+    fn judge(&self, wanted: Wanted, loaded: Loaded) -> Outcome {
+        let place = Place {
+            pack: self.number,
+            slot: wanted.slot,
+        };
+        if ChunkId::of(loaded.bytes()) == wanted.id {
+            let state = self.state(wanted.slot);
+            let epoch = state.load(Ordering::SeqCst) & EPOCH_BITS;
+            state.store(wanted.tag() | epoch, Ordering::SeqCst);
+            return Ok(loaded);
+        }
+        self.bad.add(place);
+        let why = format!(
+            "the bytes in {} at offset {} do not have the id {:?} any more; import the image again to repair it",
+            path(self.number),
+            offset_of(wanted.slot),
+            wanted.id
+        );
+        Err(Error::new(ErrorKind::Corrupt, why).into())
+    }
+
+    /// Nothing is known about the slot any more, and who is reading it right now will notice.
+    fn begin(&self, slot: u32) {
+        let next = |state: u64| Some((state & EPOCH_BITS).wrapping_add(EPOCH) & EPOCH_BITS);
+        let _ = self
+            .state(slot)
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+    }
+
+    /// The slot's bytes have left memory since its state was `seen`.
+    fn evicted(&self, slot: u32, seen: u64) {
+        let gone = seen & EPOCH_BITS;
+        // When it is not `seen` any more, somebody reloads it already.
+        let _ = self
+            .state(slot)
+            .compare_exchange(seen, gone, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    fn state(&self, slot: u32) -> &AtomicU64 {
+        &self.states[slot as usize]
+    }
+}

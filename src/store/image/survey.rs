@@ -1,0 +1,246 @@
+//! What is in use: every slot that some manifest, or some open image, names. Taken afresh by each import and
+//! each collection, so that no index has to be kept up to date and start-up costs nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::manifest::{ChunkId, Entry, Manifest, Place};
+use super::pack::{self, BadPlaces};
+use super::sealed::Image;
+use crate::limits::CHUNK_BYTES;
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::store::ImageId;
+use crate::store::disk::{Disk, OpenMode};
+use crate::store::error::{Error, ErrorKind, Result};
+
+pub(super) const MANIFESTS: &str = "images/manifests";
+
+/// Path of the manifest of an image.
+pub(super) fn manifest_path(id: ImageId) -> String {
+    format!("{MANIFESTS}/{id}")
+}
+
+/// Bytes of the manifest's file.
+pub(super) fn read_file(disk: &dyn Disk, id: ImageId) -> Result<Vec<u8>> {
+    let path = manifest_path(id);
+    let file = disk.open(&path, OpenMode::Read)?;
+    let len = file.len()?;
+    if len > MANIFEST_BYTES_MAX {
+        let why = format!("{path} has {len} bytes, more than any manifest");
+        return Err(Error::new(ErrorKind::Corrupt, why));
+    }
+    // Fits: the bound above is far below 2^63 and this is a 64-bit program.
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The manifest of an image, checked.
+pub(super) fn read_manifest(disk: &dyn Disk, id: ImageId) -> Result<Manifest> {
+    let bytes = read_file(disk, id)?;
+    Manifest::decode(&bytes).map_err(|e| e.within(manifest_path(id)))
+}
+
+/// The images that have a manifest.
+pub(super) fn list(disk: &dyn Disk) -> Result<Vec<ImageId>> {
+    let names = disk.list(MANIFESTS)?;
+    Ok(names
+        .iter()
+        .filter_map(|name| ImageId::parse(name))
+        .collect())
+}
+
+/// The slots of a pack that are in use.
+#[derive(Debug, Default)]
+struct Slots {
+    bits: Vec<u64>,
+    end: u32,
+}
+
+impl Slots {
+    fn add(&mut self, slot: u32) {
+        let word = slot as usize / 64;
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << (slot % 64);
+        self.end = self.end.max(slot + 1);
+    }
+
+    fn holds(&self, slot: u32) -> bool {
+        self.bits
+            .get(slot as usize / 64)
+            .is_some_and(|word| word >> (slot % 64) & 1 == 1)
+    }
+
+    /// The runs of unused slots before the end: first and count.
+    fn gaps(&self) -> Vec<(u32, u32)> {
+        let mut gaps: Vec<(u32, u32)> = Vec::new();
+        for slot in (0..self.end).filter(|&slot| !self.holds(slot)) {
+            match gaps.last_mut() {
+                Some((first, count)) if *first + *count == slot => *count += 1,
+                _ => gaps.push((slot, 1)),
+            }
+        }
+        gaps
+    }
+}
+
+/// What was given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Freed {
+    pub(super) packs: u64,
+    pub(super) bytes: u64,
+}
+
+/// The result of looking at all manifests.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// Every chunk in use whose bytes are not known to be bad.
+    pub(super) index: HashMap<ChunkId, Place>,
+    used: BTreeMap<u32, Slots>,
+    /// Packs that exist.
+    packs: Vec<u32>,
+    /// Manifests that cannot be read: nobody knows what they use, so nothing may be given back.
+    damaged: Option<Error>,
+}
+
+impl Survey {
+    /// Reads all manifests; `open` are images that somebody holds, whatever manifests say now.
+    pub(super) fn take(disk: &dyn Disk, bad: &BadPlaces, open: &[Arc<Image>]) -> Result<Self> {
+        let names = disk.list(pack::PACKS)?;
+        let mut survey = Self {
+            index: HashMap::new(),
+            used: BTreeMap::new(),
+            packs: names
+                .iter()
+                .filter_map(|name| pack::number_of(name))
+                .collect(),
+            damaged: None,
+        };
+        for image in open {
+            survey.add(image.manifest().entries(), bad);
+        }
+        for id in list(disk)? {
+            match read_manifest(disk, id) {
+                Ok(manifest) => survey.add(manifest.entries(), bad),
+                Err(e) => survey.damaged = Some(e),
+            }
+        }
+        Ok(survey)
+    }
+
+    fn add(&mut self, entries: &[Entry], bad: &BadPlaces) {
+        for entry in entries {
+            self.used
+                .entry(entry.place.pack)
+                .or_default()
+                .add(entry.place.slot);
+            if !bad.contains(entry.place) {
+                self.index.insert(entry.id, entry.place);
+            }
+        }
+    }
+
+    /// Why nothing may be given back, if so.
+    pub(super) fn damaged(&mut self) -> Option<Error> {
+        self.damaged.take()
+    }
+
+    /// Where the next new chunk goes; a slot of 0 means into a pack that does not exist yet.
+    pub(super) fn next_place(&self, slots: u32) -> Place {
+        let last = self
+            .used
+            .last_key_value()
+            .filter(|_| self.damaged.is_none());
+        if let Some((&pack, used)) = last
+            && used.end < slots
+            && self.packs.contains(&pack)
+        {
+            return Place {
+                pack,
+                slot: used.end,
+            };
+        }
+        let used = self.used.keys().copied().max().unwrap_or(0);
+        let there = self.packs.iter().copied().max().unwrap_or(0);
+        Place {
+            pack: used.max(there) + 1,
+            slot: 0,
+        }
+    }
+
+    /// Removes packs that nothing names and cuts off what lies behind the last used slot of the others: the
+    /// traces of imports that did not end. Does nothing while a manifest cannot be read.
+    pub(super) fn tidy(&mut self, disk: &dyn Disk) -> Result<Freed> {
+        let mut freed = Freed::default();
+        if self.damaged.is_some() {
+            return Ok(freed);
+        }
+        for &number in &self.packs {
+            let path = pack::path(number);
+            let file = disk.open(&path, OpenMode::ReadWrite)?;
+            match self.used.get(&number) {
+                None => {
+                    freed.bytes += file.allocated()?;
+                    freed.packs += 1;
+                    disk.remove(&path)?;
+                }
+                Some(used) => {
+                    let (len, end) = (file.len()?, pack::offset_of(used.end));
+                    if len > end {
+                        file.set_len(end)?;
+                        freed.bytes += len - end;
+                    }
+                }
+            }
+        }
+        if freed.packs > 0 {
+            disk.sync_dir(pack::PACKS)?;
+        }
+        let used = &self.used;
+        self.packs.retain(|number| used.contains_key(number));
+        Ok(freed)
+    }
+
+    /// Gives the space of unused slots inside of packs back to the file system.
+    pub(super) fn punch(&self, disk: &dyn Disk) -> Result<u64> {
+        let mut bytes = 0;
+        if self.damaged.is_some() {
+            return Ok(bytes);
+        }
+        for (&number, used) in self
+            .used
+            .iter()
+            .filter(|(number, _)| self.packs.contains(number))
+        {
+            let gaps = used.gaps();
+            if gaps.is_empty() {
+                continue;
+            }
+            let file = disk.open(&pack::path(number), OpenMode::ReadWrite)?;
+            let before = file.allocated()?;
+            for (first, count) in gaps {
+                file.punch(pack::offset_of(first), u64::from(count) * CHUNK_BYTES)?;
+            }
+            bytes += before.saturating_sub(file.allocated()?);
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn gaps_are_the_unused_runs_before_the_end() {
+        let mut slots = Slots::default();
+        assert_eq!(slots.gaps(), []);
+        for slot in [0, 3, 4, 70] {
+            slots.add(slot);
+        }
+        assert_eq!(slots.gaps(), [(1, 2), (5, 65)]);
+        assert_eq!(slots.end, 71);
+    }
+}
