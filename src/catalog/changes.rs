@@ -162,6 +162,14 @@ impl Changes {
         self.rows.push(row);
         Ok(())
     }
+
+    /// Writes a single fact down, such as the start of the host that last ran this head.
+    pub fn set_fact(&mut self, name: &str, value: &str) -> Result<()> {
+        let row = Row::put(schema::FACTS, &name, &value)?;
+        self.next.set_fact(name, value);
+        self.rows.push(row);
+        Ok(())
+    }
 }
 
 fn missing(what: &str) -> Error {

@@ -39,6 +39,8 @@ pub(super) const PENDING: Table = TableDefinition::new("pending");
 pub(super) const CAMPAIGNS: Table = TableDefinition::new("campaigns");
 /// Counters by name.
 pub(super) const COUNTERS: Table = TableDefinition::new("counters");
+/// Single facts by name.
+pub(super) const FACTS: Table = TableDefinition::new("facts");
 
 const ALL: [Table; 7] = [META, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS];
 
@@ -211,6 +213,10 @@ pub(super) fn load(db: &Database) -> Result<Snapshot> {
     })?;
     each(db, COUNTERS, |key, text| {
         all.set_counter(key, read_json(text)?);
+        Ok(())
+    })?;
+    each(db, FACTS, |key, text| {
+        all.set_fact(key, &read_json::<String>(text)?);
         Ok(())
     })?;
     Ok(all)

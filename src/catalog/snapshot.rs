@@ -23,6 +23,7 @@ pub struct Snapshot {
     pending: OrdMap<Mac, Arc<PendingRecord>>,
     campaigns: OrdMap<u64, Arc<str>>,
     counters: OrdMap<String, u64>,
+    facts: OrdMap<String, Arc<str>>,
 }
 
 impl Snapshot {
@@ -115,6 +116,12 @@ impl Snapshot {
     #[must_use]
     pub fn counter(&self, name: &str) -> u64 {
         self.counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// A single fact.
+    #[must_use]
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.get(name).map(|text| &**text)
     }
 }
 
@@ -240,5 +247,9 @@ impl Snapshot {
 
     pub(super) fn set_counter(&mut self, name: &str, value: u64) {
         self.counters.insert(name.to_owned(), value);
+    }
+
+    pub(super) fn set_fact(&mut self, name: &str, value: &str) {
+        self.facts.insert(name.to_owned(), value.into());
     }
 }
