@@ -136,6 +136,37 @@ pub const EVENTS_KEPT: usize = 65_536;
 /// Events a slow reader may lag behind before it loses some (and is told).
 pub const EVENTS_LAG: usize = 8_192;
 
+// --- names, catalog, head ---
+
+/// Names that one node set expression may expand to, over all its operands.
+pub const NODE_SET_NAMES_MAX: usize = 100_000;
+/// Bytes of one node set expression: room for as many single names.
+pub const NODE_SET_TEXT_MAX: usize = 8 << 20;
+/// Nodes of one head.
+pub const NODES_MAX: usize = 100_000;
+/// Network cards of one node.
+pub const MACS_PER_NODE: usize = 16;
+/// Images of one head.
+pub const IMAGES_MAX: usize = 4_096;
+/// Versions of one image.
+pub const VERSIONS_PER_IMAGE: usize = 1_024;
+/// Tags of one image.
+pub const TAGS_PER_IMAGE: usize = 128;
+/// Bytes of a free text: a note, a power command, a source's path.
+pub const NOTE_BYTES_MAX: usize = 4_096;
+/// Machines that wait for approval; beyond them the one silent for longest goes.
+pub const PENDING_MAX: usize = 1_024;
+/// Waiting machines are written to the catalog at most this often, however often they ask.
+pub const PENDING_WRITE_GAP: Duration = Duration::from_secs(10);
+/// Campaigns kept; the oldest go first.
+pub const CAMPAIGNS_KEPT: usize = 256;
+/// Bytes of one campaign's record.
+pub const CAMPAIGN_BYTES_MAX: usize = 32 << 20;
+/// Boot ids are reserved in the catalog in blocks, so that none is given twice after a crash.
+pub const BOOT_ID_BLOCK: u64 = 65_536;
+/// Memory of the catalog's page cache.
+pub const CATALOG_CACHE_BYTES: usize = 32 << 20;
+
 const _: () = assert!(TARGET_MRDSL >= FIRST_BURST_MAX);
 const _: () = assert!(FIRST_BURST_MAX <= MAX_BURST_MAX);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
@@ -144,6 +175,8 @@ const _: () = assert!(PACK_BYTES_MAX / CHUNK_BYTES <= u32::MAX as u64);
 const _: () = assert!(IMPORT_BATCH_CHUNKS * IMPORT_BATCHES * CHUNK_LEN <= 64 << 20);
 const _: () = assert!(DISK_BYTES_MAX / 4096 <= u32::MAX as u64 + 1);
 const _: () = assert!(TRANSFER_MAX < DATA_BYTES_MAX as u64);
+const _: () = assert!(NODES_MAX <= NODE_SET_NAMES_MAX);
+const _: () = assert!(NODE_SET_TEXT_MAX / 64 >= NODE_SET_NAMES_MAX);
 
 // --- power and waves ---
 

@@ -1,225 +1,139 @@
-//! Small durable facts: nodes, images, machines that wait for approval. (Skeleton: the records and the
-//! signatures are the contract; the owner of this room completes it over redb.)
+//! Small durable facts: nodes, images, what layers are bound to, machines that wait for approval, campaigns.
+//!
+//! ```text
+//!   transact(|changes| ...) ── checks ──► rows ──► redb, one two-phase commit ──► new Snapshot swapped in
+//!   snapshot() ◄── every reader, without a lock, for as long as it likes
+//! ```
+//! - **record**: one fact, JSON in the file. **snapshot**: all records at one moment, immutable.
+//! - **changes**: what one transaction does. It is checked first (names, MACs, addresses and layers are
+//!   unique), then written whole, then seen. After an error nothing has changed.
+//!
+//! What this room never does: know images' bytes or layers' blocks (`store`, a sibling), mint secrets, or
+//! ask who is logged in. Level 3.
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+mod changes;
+mod error;
+mod file;
+mod image;
+mod node;
+mod schema;
+mod snapshot;
+#[cfg(test)]
+mod test;
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::names::{BootId, ImageId, LayerId, Mac, NodeName};
-use crate::units::UnixMillis;
+use arc_swap::ArcSwap;
+use redb::Database;
+use redb::backends::InMemoryBackend;
 
-/// Which version of an image is meant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ImageRef {
-    /// The image's name.
-    pub name: String,
-    /// Version number, tag, or the newest when absent.
-    pub version: Option<VersionSelector>,
+pub use changes::Changes;
+pub use error::{Error, ErrorKind, Result};
+pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
+pub use node::{Binding, BootMode, LayerMode, LoaderPolicy, NodeRecord, PendingRecord, Secret};
+pub use snapshot::Snapshot;
+
+/// The catalog of one head, open. One process at a time has it.
+pub struct Catalog {
+    db: Database,
+    /// Held by the one transaction that runs.
+    writer: Mutex<()>,
+    current: ArcSwap<Snapshot>,
+    rows_written: AtomicU64,
 }
 
-/// `:3` or `:stable`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum VersionSelector {
-    /// A version number.
-    Number(u32),
-    /// A tag.
-    Tag(String),
-}
-
-/// What becomes of a node's layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerMode {
-    /// Thrown away at each boot.
-    #[default]
-    Ephemeral,
-    /// Kept.
-    Persistent,
-}
-
-/// What a node is told when it asks to boot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BootMode {
-    /// Boot its image.
-    #[default]
-    Image,
-    /// Go on to the next boot device at once.
-    Local,
-}
-
-/// How firmware that is iPXE already is treated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LoaderPolicy {
-    /// iPXE gets the script at once; plain PXE gets a loader first.
-    #[default]
-    Auto,
-    /// Even iPXE in the ROM is replaced by the head's own loader first.
-    Chain,
-}
-
-/// A CHAP secret; silent in `Debug`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
+impl Catalog {
+    /// Opens the file at `path` (mode 0600), makes it if it is not there. A file of a newer format is
+    /// refused with [`ErrorKind::NewerVersion`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::over(file::open(path)?)
     }
-}
 
-/// One node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeRecord {
-    /// Its name.
-    pub name: NodeName,
-    /// Its layer's number: unique, never reused.
-    pub layer: LayerId,
-    /// Its network cards; the first one boots.
-    pub macs: Vec<Mac>,
-    /// Fixed address, when it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ip: Option<Ipv4Addr>,
-    /// What it boots.
-    pub image: Option<ImageRef>,
-    /// What becomes of its layer.
-    #[serde(default)]
-    pub mode: LayerMode,
-    /// What it is told.
-    #[serde(default)]
-    pub boot: BootMode,
-    /// How its firmware is loaded.
-    #[serde(default)]
-    pub loader: LoaderPolicy,
-    /// Command template of its power driver, with `{node}`, `{mac}` and `{action}`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub power: Option<String>,
-    /// CHAP secret of its initiator (user: the node's name).
-    pub secret: Secret,
-    /// Identity of its disk: serial number and NAA designator derive from it.
-    pub disk_uuid: String,
-    /// When it was added.
-    pub added: UnixMillis,
-}
+    /// A catalog that lives as long as the process.
+    pub fn in_memory() -> Result<Self> {
+        Self::with_backend(InMemoryBackend::new())
+    }
 
-/// What a layer is bound to: fixed at a boot, so that later logins of that boot see the same disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Binding {
-    /// The layer.
-    pub layer: LayerId,
-    /// `debian12:3`.
-    pub label: String,
-    /// The image version.
-    pub image: ImageId,
-    /// The mode in force.
-    pub mode: LayerMode,
-    /// The boot that made the binding.
-    pub boot: BootId,
-    /// When.
-    pub at: UnixMillis,
-}
+    pub(crate) fn with_backend(backend: impl redb::StorageBackend) -> Result<Self> {
+        let made = file::builder().create_with_backend(backend);
+        Self::over(made.map_err(|e| schema::failed("open the catalog", e.into()))?)
+    }
 
-/// One version of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionRecord {
-    /// Counted from 1.
-    pub version: u32,
-    /// Content identity.
-    pub id: ImageId,
-    /// Bytes of the disk.
-    pub size: u64,
-    /// `x86_64` or `arm64`, if told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub arch: Option<String>,
-    /// Free text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-    /// File it came from.
-    pub source: String,
-    /// When.
-    pub created: UnixMillis,
-}
+    fn over(db: Database) -> Result<Self> {
+        schema::prepare(&db, schema::MIGRATIONS)?;
+        let current = schema::load(&db)?;
+        Ok(Self {
+            db,
+            writer: Mutex::new(()),
+            current: ArcSwap::from_pointee(current),
+            rows_written: AtomicU64::new(0),
+        })
+    }
 
-/// An image with its versions and tags.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageRecord {
-    /// Its name.
-    pub name: String,
-    /// Versions, oldest first.
-    pub versions: Vec<VersionRecord>,
-    /// Tag to version number.
-    pub tags: std::collections::BTreeMap<String, u32>,
-    /// The number the next version gets; never reused.
-    pub next_version: u32,
-}
-
-/// A machine that asked to boot and is nobody's node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PendingRecord {
-    /// Its address.
-    pub mac: Mac,
-    /// `bios`, `uefi-x64`, ...
-    pub arch: String,
-    /// SMBIOS UUID from DHCP option 97.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<String>,
-    /// First seen.
-    pub first: UnixMillis,
-    /// Last seen.
-    pub last: UnixMillis,
-    /// How often it asked.
-    pub asked: u64,
-}
-
-/// A reader's view: never changes, costs nothing to hold. All look-ups are O(log n).
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {}
-
-impl Snapshot {
-    /// A node by name.
+    /// All records as they are now.
     #[must_use]
-    pub fn node(&self, _name: &str) -> Option<&Arc<NodeRecord>> {
-        todo!()
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
     }
-    /// A node by one of its addresses.
+
+    /// Runs `change`, commits what it said durably, and shows it to readers. If `change` or the commit
+    /// fails, nothing changes. One at a time: `change` must not wait for long.
+    pub fn transact<T, E: From<Error>>(
+        &self,
+        change: impl FnOnce(&mut Changes) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Changes::new(&self.current.load());
+        let answer = change(&mut changes)?;
+        let (next, rows) = changes.into_parts();
+        if rows.is_empty() {
+            return Ok(answer);
+        }
+        schema::write(&self.db, &rows)?;
+        let count = rows.len() as u64;
+        self.rows_written.fetch_add(count, Ordering::Relaxed);
+        self.current.store(Arc::new(next));
+        Ok(answer)
+    }
+
+    /// Runs `change` and forgets what it did: for telling beforehand what would happen.
+    pub fn rehearse<T, E: From<Error>>(
+        &self,
+        change: impl FnOnce(&mut Changes) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        change(&mut Changes::new(&self.current.load()))
+    }
+
+    /// All campaigns by number: their records as JSON text.
     #[must_use]
-    pub fn node_by_mac(&self, _mac: Mac) -> Option<&Arc<NodeRecord>> {
-        todo!()
+    pub fn campaigns(&self) -> Vec<(u64, Arc<str>)> {
+        let all = self.current.load();
+        all.campaigns()
+            .map(|(id, text)| (id, Arc::clone(text)))
+            .collect()
     }
-    /// All nodes in natural order.
-    pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeRecord>> {
-        std::iter::empty()
+
+    /// Writes a campaign's record, JSON text, down. The oldest beyond
+    /// [`crate::limits::CAMPAIGNS_KEPT`] goes.
+    pub fn put_campaign(&self, id: u64, json: &str) -> Result<()> {
+        self.transact(|changes| changes.put_campaign(id, json))
     }
-    /// An image by name.
+
+    /// Records written since this catalog was opened.
     #[must_use]
-    pub fn image(&self, _name: &str) -> Option<&Arc<ImageRecord>> {
-        todo!()
-    }
-    /// The version that a reference means now.
-    #[must_use]
-    pub fn resolve(&self, _image: &ImageRef) -> Option<&VersionRecord> {
-        todo!()
-    }
-    /// What a layer is bound to.
-    #[must_use]
-    pub fn binding(&self, _layer: LayerId) -> Option<&Arc<Binding>> {
-        todo!()
+    pub fn rows_written(&self) -> u64 {
+        self.rows_written.load(Ordering::Relaxed)
     }
 }
 
-impl TryFrom<String> for ImageRef {
-    type Error = String;
-    fn try_from(_text: String) -> Result<Self, String> {
-        todo!()
-    }
-}
-
-impl From<ImageRef> for String {
-    fn from(_image: ImageRef) -> Self {
-        todo!()
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let now = self.current.load();
+        f.debug_struct("Catalog")
+            .field("nodes", &now.node_count())
+            .finish_non_exhaustive()
     }
 }

@@ -48,7 +48,7 @@ impl Timeline {
     /// The timeline of `node`, if anything was ever seen of it.
     #[must_use]
     pub fn node(&self, node: &str) -> Option<&NodeTimeline> {
-        self.nodes.get(node)
+        self.nodes.get(&NodeName::parse(node).ok()?)
     }
 
     /// Takes in one event.
@@ -60,7 +60,9 @@ impl Timeline {
 
     /// Forgets a node that was removed.
     pub fn forget(&mut self, node: &str) {
-        self.nodes.remove(node);
+        if let Ok(node) = NodeName::parse(node) {
+            self.nodes.remove(&node);
+        }
     }
 }
 

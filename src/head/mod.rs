@@ -1,25 +1,96 @@
 //! One head's state directory opened whole: catalog and store together, and what spans both. Level 4.
-//! (Skeleton: the owner completes it; names and signatures are the contract.)
 //!
+//! ```text
+//!   api, cli ──► images nodes layers pending ──┐              ┌── catalog: which, whose, since when
+//!   boot     ──► prepare_boot, note_pending ───┼──► Head ─────┤
+//!   iscsi    ──► attach ───────────────────────┘              └── store: the bytes
+//! ```
 //! Siblings `catalog` and `store` never call each other; whatever needs both (registering an import,
-//! binding a node's layer to an image version at a boot, removing what nobody uses) is here.
+//! binding a node's layer to an image version at a boot, removing what nobody uses) is here. What is made is
+//! made in the store first and named in the catalog second; what is removed loses its name first. So a crash
+//! leaves garbage at worst, which the next start or collection removes, and never a name without its thing.
+//!
+//! - **operation**: a request (what the API and the command line carry) in, a result out; with `dry_run` all
+//!   is checked and nothing done.
+//! - **gate**: who may boot now. **binding**: which image version a layer stands on since its last boot.
+//!
+//! What this room never does: speak to the network, decide when a boot begins (`boot`), or keep sessions.
 
+mod boot;
+mod collect;
+mod error;
 pub mod gate;
+mod image_edit;
+mod images;
+mod layers;
+mod macs;
+mod mint;
+mod node_edit;
+mod nodes;
+mod pending;
+mod select;
+mod state_dir;
+#[cfg(test)]
+mod test;
 
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::catalog::{Binding, NodeRecord, PendingRecord, Snapshot};
-use crate::events::Bus;
-use crate::names::{BootId, NodeName};
-use crate::store::Volume;
+use serde::{Deserialize, Serialize};
 
+use crate::catalog::{Binding, Catalog, NodeRecord, Snapshot};
+use crate::events::Bus;
+use crate::limits;
+use crate::names::NodeSet;
+use crate::store::disk::Disk;
+use crate::store::disk_file::RealDisk;
+use crate::store::pool::Pool;
+use crate::store::{Store, Volume};
+
+pub use error::{HeadError, HeadErrorKind};
 pub use gate::{Admission, Gate};
+pub use image_edit::{ImageRemove, ImageRemoved, ImageTag, ImageTagged, ImageUntag};
+pub use images::{
+    BadPlace, ImageExport, ImageExported, ImageImport, ImageImported, ImageVerified, ImageVerify,
+    ImageView, Progress, VersionView,
+};
+pub use layers::{LayerReset, LayerUse, LayerView};
+pub use node_edit::{NodeChange, NodeRemove, NodeView};
+pub use nodes::{NodeAdd, NodeApprove};
+
+use error::Result;
+use state_dir::StateDir;
+
+/// The counter of boot ids: none above it was ever given out.
+const BOOTS: &str = "boots";
+/// The counter of campaigns.
+const CAMPAIGNS: &str = "campaigns";
+/// Boots up to this one lost their ephemeral layers with a restart of the host.
+const LOST_BOOTS: &str = "lost_boots";
+/// The start of the host during which this head ran last.
+const HOST_BOOT: &str = "host_boot";
+
+/// How to open a head.
+#[derive(Clone, Debug, Default)]
+pub struct HeadOptions {
+    /// What tells one start of this machine from the next; read from the kernel if absent.
+    pub host_boot_id: Option<String>,
+}
 
 /// Everything a head keeps, shared by all rooms above as an `Arc`.
 #[derive(Debug)]
 pub struct Head {
     bus: Arc<Bus>,
     gate: Gate,
+    catalog: Catalog,
+    store: Store,
+    runs: boot::Runs,
+    waiting: pending::Waiting,
+    collection: collect::Collection,
+    /// Ephemeral layers of boots up to this one are lost.
+    lost_boots: u64,
+    /// Last, so that the directory is let go when all else is closed.
+    _state: StateDir,
 }
 
 /// A node's disk, ready to be served.
@@ -33,70 +104,117 @@ pub struct Attached {
     pub volume: Arc<Volume>,
 }
 
-/// Why it could not be done: a kind for the wire and the exit code, a sentence for people.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct HeadError {
-    /// What may be done about it.
-    pub kind: HeadErrorKind,
-    /// Object, cause, next step.
-    pub message: String,
-}
-
-/// Kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeadErrorKind {
-    /// No such object.
-    NotFound,
-    /// It exists already, or is in use.
-    Conflict,
-    /// The request itself is wrong.
-    Invalid,
-    /// May heal by waiting (store busy, starting, out of space).
-    Unavailable,
-    /// The state directory was written by a newer version, or is held by another process.
-    Refused,
-    /// Everything else; the log has more.
-    Internal,
+/// What an operation on nodes did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesDone {
+    /// The nodes.
+    pub nodes: NodeSet,
+    /// What the operator should know besides, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
+    /// Nothing was done.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 impl Head {
+    /// Opens the state directory, makes it if it is not there. One process at a time.
+    ///
+    /// # Errors
+    /// `Refused` when another process holds it (the message names it) or a newer version wrote it.
+    pub fn open(path: &Path, options: &HeadOptions) -> Result<Self> {
+        let state = StateDir::open(path)?;
+        let catalog = Catalog::open(&state.join("catalog.redb"))?;
+        let host_boot = match &options.host_boot_id {
+            Some(id) => id.clone(),
+            None => state_dir::host_boot_id()?,
+        };
+        let (last_boot, lost_boots) = begin(&catalog, &host_boot)?;
+        let root = state.make_dir("store")?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
+        let (store, recovery) = Store::open(&disk, &host_boot)?;
+        tracing::debug!(?recovery, "layers are recovered");
+        let head = Self {
+            bus: Arc::new(Bus::new(last_boot)),
+            gate: Gate::default(),
+            runs: boot::Runs::default(),
+            waiting: pending::Waiting::from(&catalog.snapshot()),
+            collection: collect::Collection::default(),
+            catalog,
+            store,
+            lost_boots,
+            _state: state,
+        };
+        head.drop_stray_layers()?;
+        Ok(head)
+    }
+
     /// The catalog as it is now.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        todo!()
+        self.catalog.snapshot()
     }
+
     /// Where events are told.
     #[must_use]
     pub fn bus(&self) -> &Arc<Bus> {
         &self.bus
     }
+
     /// Who may boot now.
     #[must_use]
     pub fn gate(&self) -> &Gate {
         &self.gate
     }
-    /// Makes `node`'s disk ready for the boot attempt `boot`: resolves its image, starts an ephemeral layer
-    /// anew, binds. Doing it again for the same `boot` changes nothing. Returns the binding. May block.
-    pub fn prepare_boot(&self, _node: &NodeName, _boot: BootId) -> Result<Arc<Binding>, HeadError> {
-        todo!()
+
+    /// Threads that may block on the store.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.store.pool
     }
-    /// Opens the disk of `node` for a login. A firmware login when no boot is under way, or when the boot
-    /// under way had an operating system's login already, begins a new boot first (a node with a fixed
-    /// firmware configuration never asks for a script). May block.
-    pub fn attach(&self, _node: &NodeName, _firmware: bool) -> Result<Attached, HeadError> {
-        todo!()
-    }
+
     /// Every campaign written down, as JSON, by number.
-    pub fn campaigns(&self) -> Result<Vec<(u64, String)>, HeadError> {
-        todo!()
+    ///
+    /// # Errors
+    /// None at present; the signature leaves room for a catalog that reads late.
+    pub fn campaigns(&self) -> Result<Vec<(u64, String)>> {
+        let all = self.catalog.campaigns().into_iter();
+        Ok(all.map(|(id, text)| (id, text.to_string())).collect())
     }
+
     /// Writes a campaign down.
-    pub fn put_campaign(&self, _id: u64, _json: &str) -> Result<(), HeadError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The record is not JSON or too large; the catalog's.
+    pub fn put_campaign(&self, id: u64, json: &str) -> Result<()> {
+        Ok(self.catalog.put_campaign(id, json)?)
     }
-    /// Remembers a machine that is nobody's node.
-    pub fn note_pending(&self, _machine: PendingRecord) -> Result<(), HeadError> {
-        todo!()
+
+    /// A number for a campaign that no other ever had.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub fn next_campaign(&self) -> Result<u64> {
+        self.catalog.transact(|changes| {
+            let now = changes.view();
+            let used = now.campaigns().last().map_or(0, |(id, _)| id);
+            let next = now.counter(CAMPAIGNS).max(used).saturating_add(1);
+            changes.set_counter(CAMPAIGNS, next)?;
+            Ok(next)
+        })
     }
+}
+
+/// Reserves boot ids, and notes whether the host was restarted since. Answers the last boot id that may have
+/// been given out, and the last one whose ephemeral layer is lost.
+fn begin(catalog: &Catalog, host_boot: &str) -> Result<(u64, u64)> {
+    catalog.transact(|changes| {
+        let last = changes.view().counter(BOOTS);
+        if changes.view().fact(HOST_BOOT) != Some(host_boot) {
+            changes.set_fact(HOST_BOOT, host_boot)?;
+            changes.set_counter(LOST_BOOTS, last)?;
+        }
+        changes.set_counter(BOOTS, last.saturating_add(limits::BOOT_ID_BLOCK))?;
+        Ok((last, changes.view().counter(LOST_BOOTS)))
+    })
 }

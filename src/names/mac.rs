@@ -33,7 +33,7 @@ impl Mac {
                 "must be six hexadecimal octets, like 52:54:00:12:34:56",
             )
         };
-        let digits: String = text.chars().filter(|c| !":-.".contains(*c)).collect();
+        let digits = digits_of(text).ok_or_else(wrong)?;
         if digits.len() != 12 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(wrong());
         }
@@ -43,6 +43,12 @@ impl Mac {
             *octet = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
         }
         Ok(Self(octets))
+    }
+
+    /// True when one machine can own it: not a group address, not all zeros.
+    #[must_use]
+    pub const fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && !matches!(self.0, [0, 0, 0, 0, 0, 0])
     }
 
     /// The address `steps` above this one, for deriving a range; `None` past ff:ff:ff:ff:ff:ff.
@@ -58,6 +64,22 @@ impl Mac {
         octets.copy_from_slice(&sum.to_be_bytes()[2..]);
         Some(Self(octets))
     }
+}
+
+/// The digits of one of the four spellings, separators only where that spelling has them.
+fn digits_of(text: &str) -> Option<String> {
+    let (separator, part) = match text.len() {
+        12 => return Some(text.to_owned()),
+        14 => ('.', 4),
+        17 if text.contains(':') => (':', 2),
+        17 => ('-', 2),
+        _ => return None,
+    };
+    let parts: Vec<&str> = text.split(separator).collect();
+    parts
+        .iter()
+        .all(|p| p.len() == part)
+        .then(|| parts.concat())
 }
 
 impl fmt::Display for Mac {
@@ -83,5 +105,75 @@ impl TryFrom<String> for Mac {
 impl From<Mac> for String {
     fn from(mac: Mac) -> Self {
         mac.to_string()
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_spellings_of_people_and_switches_are_read() {
+        let mac = Mac::new([0x52, 0x54, 0, 0x12, 0x34, 0xab]);
+        for text in [
+            "52:54:00:12:34:ab",
+            "52-54-00-12-34-AB",
+            "5254.0012.34ab",
+            "5254001234AB",
+        ] {
+            assert_eq!(Mac::parse(text).unwrap(), mac, "{text}");
+        }
+        assert_eq!(mac.to_string(), "52:54:00:12:34:ab");
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        for text in [
+            "",
+            "52:54:00:12:34",
+            "52:54:00:12:34:ab:cd",
+            "52:54-00:12-34:ab",
+            "525:4:00:12:34:ab",
+            "52.54.00.12.34.ab",
+            "5254:0012:34ab",
+            "52:54:00:12:34:ag",
+            "+2:54:00:12:34:ab",
+            "52:54:00:12:34:\u{e4}",
+        ] {
+            let error = Mac::parse(text).unwrap_err().to_string();
+            assert!(error.contains("six hexadecimal octets"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn counting_up_carries_and_ends() {
+        let mac = Mac::parse("52:54:00:00:ff:ff").unwrap();
+        assert_eq!(mac.plus(1).unwrap().to_string(), "52:54:00:01:00:00");
+        assert_eq!(Mac::new([0xff; 6]).plus(0), Some(Mac::new([0xff; 6])));
+        assert_eq!(Mac::new([0xff; 6]).plus(1), None);
+        assert_eq!(mac.plus(u64::MAX), None);
+    }
+
+    #[test]
+    fn groups_and_zero_belong_to_no_machine() {
+        assert!(Mac::parse("52:54:00:00:00:01").unwrap().is_unicast());
+        assert!(!Mac::parse("01:00:5e:00:00:01").unwrap().is_unicast());
+        assert!(!Mac::new([0xff; 6]).is_unicast());
+        assert!(!Mac::new([0; 6]).is_unicast());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_back(octets: [u8; 6]) {
+            let mac = Mac::new(octets);
+            prop_assert_eq!(Mac::parse(&mac.to_string()).unwrap(), mac);
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,20}") {
+            let _ = Mac::parse(&text);
+        }
     }
 }

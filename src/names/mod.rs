@@ -1,12 +1,14 @@
 //! Validated names and ids. A value of these types is known to be well formed.
 //! Level 1: names only `units` and `limits`.
 
+mod fold;
 mod ids;
 mod iqn;
 mod mac;
+mod natural;
 mod node_set;
 
-use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use ids::{ImageId, LayerId};
 pub use iqn::Iqn;
 pub use mac::Mac;
-pub use node_set::NodeSet;
+pub use node_set::{Groups, NodeSet};
 
 /// Why a text is not a name: what was given, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +42,10 @@ impl NameError {
 }
 
 /// A lower-case DNS-like label with dots allowed: `node017`, `rack3-n04`, `n1.lab`. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// Its order is the natural one: `node2` before `node10`. It cannot be borrowed as `str`, whose order is
+/// another: a look-up in an ordered map would miss.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(Arc<str>);
 
@@ -113,9 +118,15 @@ impl From<NodeName> for String {
     }
 }
 
-impl Borrow<str> for NodeName {
-    fn borrow(&self) -> &str {
-        &self.0
+impl Ord for NodeName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        natural::compare(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for NodeName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -127,5 +138,33 @@ pub struct BootId(pub u64);
 impl fmt::Display for BootId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "b{:x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn node_names_follow_the_rules_of_host_names() {
+        for good in ["n", "node017", "rack3-n04", "n1.lab", "0"] {
+            assert_eq!(NodeName::parse(good).unwrap().as_str(), good);
+        }
+        let long = "n".repeat(64);
+        for bad in [
+            "", "-n", "n-", ".n", "n.", "a..b", "Node", "a_b", "a:b", "a/b", &long,
+        ] {
+            assert!(NodeName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn node_names_sort_as_people_count() {
+        let mut names: Vec<NodeName> = ["node10", "node2", "node1"]
+            .map(|text| NodeName::parse(text).unwrap())
+            .into();
+        names.sort();
+        let sorted: Vec<&str> = names.iter().map(NodeName::as_str).collect();
+        assert_eq!(sorted, ["node1", "node2", "node10"]);
     }
 }

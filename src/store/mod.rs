@@ -21,13 +21,48 @@ pub mod layer;
 pub mod pool;
 pub mod volume;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+
+use crate::limits;
 
 pub use crate::names::{ImageId, LayerId};
 pub use buffer::{Buffer, Payload};
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
 pub use volume::Volume;
+
+/// Images, layers and I/O threads of one store directory.
+#[derive(Debug)]
+pub struct Store {
+    /// Golden images.
+    pub images: image::ImageStore,
+    /// What nodes changed over them.
+    pub layers: layer::LayerStore,
+    /// Threads that may block; for those who must not.
+    pub pool: pool::Pool,
+}
+
+impl Store {
+    /// Opens what lies below `disk`'s root. `host_boot_id` changes with each start of the host: then what
+    /// was never made durable is gone.
+    ///
+    /// # Errors
+    /// Those of the images and the layers; when no thread can be started.
+    pub fn open(disk: &Arc<dyn disk::Disk>, host_boot_id: &str) -> Result<(Self, layer::Recovery)> {
+        let images = image::ImageStore::open(Arc::clone(disk))?;
+        let (layers, recovery) = layer::LayerStore::open(Arc::clone(disk), host_boot_id)?;
+        let pool = pool::Pool::new(limits::IO_THREADS, limits::IO_QUEUE)
+            .map_err(|e| Error::io(e, "the I/O threads cannot be started"))?;
+        let store = Self {
+            images,
+            layers,
+            pool,
+        };
+        Ok((store, recovery))
+    }
+}
 
 /// What a FLUSH of a layer promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

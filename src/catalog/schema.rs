@@ -1,0 +1,335 @@
+//! How the catalog lies in its file: one redb table for each kind of record, keys and values as text, values
+//! as JSON. `docs/formats/catalog.md` describes it.
+//!
+//! The format has a number. A file with a higher one is refused; one with a lower one is brought up, one
+//! step of [`MIGRATIONS`] at a time, in the transaction that also writes the new number.
+
+use std::fmt::{self, Display};
+use std::sync::Arc;
+
+use redb::{
+    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle,
+    WriteTransaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{Error, ErrorKind, Result};
+use super::snapshot::Snapshot;
+use super::{Binding, ImageRecord, NodeRecord, PendingRecord};
+
+type Table = TableDefinition<'static, &'static str, &'static str>;
+
+/// One step: what the format before needs to become the next.
+pub(super) type Migration = fn(&WriteTransaction) -> Result<()>;
+
+/// From format 1 to 2, from 2 to 3, ... None so far.
+pub(super) const MIGRATIONS: &[Migration] = &[];
+
+const META: Table = TableDefinition::new("meta");
+/// Nodes by name.
+pub(super) const NODES: Table = TableDefinition::new("nodes");
+/// Images by name.
+pub(super) const IMAGES: Table = TableDefinition::new("images");
+/// Bindings by layer number.
+pub(super) const BINDINGS: Table = TableDefinition::new("bindings");
+/// Machines that wait for approval, by MAC.
+pub(super) const PENDING: Table = TableDefinition::new("pending");
+/// Campaigns by number.
+pub(super) const CAMPAIGNS: Table = TableDefinition::new("campaigns");
+/// Counters by name.
+pub(super) const COUNTERS: Table = TableDefinition::new("counters");
+/// Single facts by name.
+pub(super) const FACTS: Table = TableDefinition::new("facts");
+
+const ALL: [Table; 7] = [META, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS];
+
+/// One record to write, or to remove when it has no value.
+pub(super) struct Row {
+    table: Table,
+    key: String,
+    value: Option<String>,
+}
+
+impl fmt::Debug for Row {
+    /// Without the value, which may hold a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.value.is_some() {
+            "put"
+        } else {
+            "remove"
+        };
+        write!(f, "{verb} {} `{}`", self.table.name(), self.key)
+    }
+}
+
+impl Row {
+    pub(super) fn put(table: Table, key: &impl ToString, record: &impl Serialize) -> Result<Self> {
+        let key = key.to_string();
+        let value = serde_json::to_string(record).map_err(|e| {
+            let what = format!("{} record `{key}` cannot be written", table.name());
+            Error::caused(ErrorKind::Invalid, what, e)
+        })?;
+        Ok(Self {
+            table,
+            key,
+            value: Some(value),
+        })
+    }
+
+    /// A value that is JSON text already.
+    pub(super) fn put_text(table: Table, key: &impl ToString, text: &str) -> Self {
+        Self {
+            table,
+            key: key.to_string(),
+            value: Some(text.to_owned()),
+        }
+    }
+
+    pub(super) fn remove(table: Table, key: &impl ToString) -> Self {
+        Self {
+            table,
+            key: key.to_string(),
+            value: None,
+        }
+    }
+}
+
+/// Makes the tables of a new file, or brings an older file to the present format.
+pub(super) fn prepare(db: &Database, migrations: &[Migration]) -> Result<()> {
+    let present = migrations.len() as u64 + 1;
+    match format_of(db)? {
+        Some(found) if found == present => Ok(()),
+        Some(found) if found > present => Err(Error::new(
+            ErrorKind::NewerVersion,
+            format!(
+                "the catalog has format {found}, this program knows formats up to {present}; \
+                 run the newer Reveille that wrote it, or restore a copy from before"
+            ),
+        )),
+        found => raise(db, found, migrations),
+    }
+}
+
+fn format_of(db: &Database) -> Result<Option<u64>> {
+    let doing = "read the catalog's format";
+    let read = db.begin_read().map_err(|e| failed(doing, e.into()))?;
+    let table = match read.open_table(META) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(e) => return Err(failed(doing, e.into())),
+    };
+    let format = table.get("format").map_err(|e| failed(doing, e.into()))?;
+    let Some(format) = format else {
+        return Ok(None);
+    };
+    let number = format.value().parse().ok().filter(|&n| n > 0);
+    let wrong = || Error::new(ErrorKind::Corrupt, "the catalog's format is not a number");
+    number.map(Some).ok_or_else(wrong)
+}
+
+fn raise(db: &Database, found: Option<u64>, migrations: &[Migration]) -> Result<()> {
+    let tx = begin(db)?;
+    if let Some(found) = found {
+        let done = usize::try_from(found - 1).unwrap_or(usize::MAX);
+        for step in migrations.iter().skip(done) {
+            step(&tx)?;
+        }
+    }
+    let doing = "make the catalog's tables";
+    for table in ALL {
+        tx.open_table(table).map_err(|e| failed(doing, e.into()))?;
+    }
+    let format = Row::put_text(META, &"format", &(migrations.len() + 1).to_string());
+    let by = Row::put(META, &"written_by", &env!("CARGO_PKG_VERSION"))?;
+    write_rows(&tx, &[format, by])?;
+    commit(tx)
+}
+
+/// Writes all rows in one durable transaction, or none.
+pub(super) fn write(db: &Database, rows: &[Row]) -> Result<()> {
+    let tx = begin(db)?;
+    write_rows(&tx, rows)?;
+    commit(tx)
+}
+
+/// Two phases: without them a torn header could make a power cut undo a commit that was acknowledged
+/// (redb's documentation of `set_two_phase_commit`).
+fn begin(db: &Database) -> Result<WriteTransaction> {
+    let begun = db.begin_write();
+    let mut tx = begun.map_err(|e| failed("begin a change", e.into()))?;
+    tx.set_two_phase_commit(true);
+    Ok(tx)
+}
+
+fn write_rows(tx: &WriteTransaction, rows: &[Row]) -> Result<()> {
+    for row in rows {
+        let doing = || format!("write {} record `{}`", row.table.name(), row.key);
+        let table = tx.open_table(row.table);
+        let mut table = table.map_err(|e| failed(doing(), e.into()))?;
+        let done = match &row.value {
+            Some(value) => table.insert(row.key.as_str(), value.as_str()).map(drop),
+            None => table.remove(row.key.as_str()).map(drop),
+        };
+        done.map_err(|e| failed(doing(), e.into()))?;
+    }
+    Ok(())
+}
+
+fn commit(tx: WriteTransaction) -> Result<()> {
+    tx.commit().map_err(|e| failed("commit a change", e.into()))
+}
+
+/// Reads all records. A record that breaks a rule makes the whole catalog corrupt: better no service than
+/// two nodes with one disk.
+pub(super) fn load(db: &Database) -> Result<Snapshot> {
+    let mut all = Snapshot::default();
+    each(db, NODES, |key, text| {
+        let node: NodeRecord = read_json(text)?;
+        same_key(key, &node.name)?;
+        all.insert_node(Arc::new(node))
+    })?;
+    each(db, IMAGES, |key, text| {
+        let image: ImageRecord = read_json(text)?;
+        same_key(key, &image.name)?;
+        all.insert_image(Arc::new(image))
+    })?;
+    each(db, BINDINGS, |key, text| {
+        let binding: Binding = read_json(text)?;
+        same_key(key, binding.layer)?;
+        all.insert_binding(Arc::new(binding));
+        Ok(())
+    })?;
+    each(db, PENDING, |key, text| {
+        let machine: PendingRecord = read_json(text)?;
+        same_key(key, machine.mac)?;
+        all.insert_pending(Arc::new(machine))
+    })?;
+    each(db, CAMPAIGNS, |key, text| {
+        let number = key.parse().ok();
+        let id = number.ok_or_else(|| Error::new(ErrorKind::Corrupt, "its key is no number"))?;
+        all.insert_campaign(id, text.into());
+        Ok(())
+    })?;
+    each(db, COUNTERS, |key, text| {
+        all.set_counter(key, read_json(text)?);
+        Ok(())
+    })?;
+    each(db, FACTS, |key, text| {
+        all.set_fact(key, &read_json::<String>(text)?);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+fn each(db: &Database, table: Table, mut take: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
+    let doing = || format!("read the table {} of the catalog", table.name());
+    let read = db.begin_read().map_err(|e| failed(doing(), e.into()))?;
+    let records = read.open_table(table);
+    let records = records.map_err(|e| failed(doing(), e.into()))?;
+    for record in records.iter().map_err(|e| failed(doing(), e.into()))? {
+        let (key, text) = record.map_err(|e| failed(doing(), e.into()))?;
+        take(key.value(), text.value()).map_err(|e| {
+            let what = format!("{} record `{}` of the catalog", table.name(), key.value());
+            Error::caused(ErrorKind::Corrupt, what, e)
+        })?;
+    }
+    Ok(())
+}
+
+fn read_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| Error::caused(ErrorKind::Corrupt, "not readable", e))
+}
+
+fn same_key(key: &str, of: impl Display) -> Result<()> {
+    let named = of.to_string();
+    if named == key {
+        return Ok(());
+    }
+    let context = format!("it is about `{named}`");
+    Err(Error::new(ErrorKind::Corrupt, context))
+}
+
+/// Every failure of redb, sorted by what may be done about it.
+pub(super) fn failed(doing: impl Display, e: redb::Error) -> Error {
+    let kind = match &e {
+        redb::Error::DatabaseAlreadyOpen => ErrorKind::Busy,
+        redb::Error::UpgradeRequired(_)
+        | redb::Error::Corrupted(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::RepairAborted => ErrorKind::Corrupt,
+        _ => ErrorKind::Io,
+    };
+    Error::caused(kind, doing, e)
+}
+
+#[cfg(test)]
+mod test {
+    use redb::backends::InMemoryBackend;
+
+    use super::*;
+
+    fn database() -> Database {
+        let made = Database::builder().create_with_backend(InMemoryBackend::new());
+        made.unwrap()
+    }
+
+    /// A step for the test: every waiting machine is forgotten.
+    fn forget_pending(tx: &WriteTransaction) -> Result<()> {
+        let deleted = tx.delete_table(PENDING);
+        deleted.map_err(|e| failed("forget", e.into())).map(drop)
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_the_numbers() {
+        let db = database();
+        prepare(&db, MIGRATIONS).unwrap();
+        write(&db, &[Row::put_text(META, &"format", "9")]).unwrap();
+        let error = prepare(&db, MIGRATIONS).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NewerVersion);
+        let text = error.to_string();
+        assert!(
+            text.contains("format 9") && text.contains("up to 1"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_older_format_is_brought_up_once() {
+        let db = database();
+        prepare(&db, MIGRATIONS).unwrap();
+        write(&db, &[Row::put_text(PENDING, &"x", "{}")]).unwrap();
+        assert!(load(&db).is_err());
+        prepare(&db, &[forget_pending]).unwrap();
+        assert_eq!(format_of(&db).unwrap(), Some(2));
+        load(&db).unwrap();
+        write(&db, &[Row::put_text(PENDING, &"x", "{}")]).unwrap();
+        prepare(&db, &[forget_pending]).unwrap();
+        assert!(load(&db).is_err());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_named() {
+        let db = database();
+        prepare(&db, MIGRATIONS).unwrap();
+        write(&db, &[Row::put_text(NODES, &"n1", "{}")]).unwrap();
+        let error = load(&db).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("nodes record `n1`"), "{error}");
+    }
+
+    #[test]
+    fn a_format_that_is_no_number_is_corrupt() {
+        let db = database();
+        prepare(&db, MIGRATIONS).unwrap();
+        write(&db, &[Row::put_text(META, &"format", "new")]).unwrap();
+        let error = prepare(&db, MIGRATIONS).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn rows_do_not_print_secrets() {
+        let row = Row::put_text(NODES, &"n1", "secret");
+        assert_eq!(format!("{row:?}"), "put nodes `n1`");
+    }
+}

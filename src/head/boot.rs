@@ -1,0 +1,279 @@
+//! A node's disk: made ready at the beginning of a boot, opened at each login of that boot.
+//!
+//! ```text
+//!   prepare_boot(boot)   ephemeral: layer reset ──► binding {image version now, boot}
+//!                        persistent: layer holds data? keep it and its image : as above
+//!   attach(firmware)     boot under way and not yet used by an operating system? its binding : a new boot
+//!   attach(os)           the binding there is; never a new disk under a running system
+//! ```
+//! Reset first, binding second: after a crash between them the layer is empty under its old image, which
+//! is a disk; the other way round, old data would lie over a new image, which is none.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::error::{HeadError, HeadErrorKind, Result};
+use super::{Attached, Head};
+use crate::catalog::{Binding, LayerMode, NodeRecord, Snapshot, VersionRecord};
+use crate::events::EventKind;
+use crate::limits;
+use crate::names::{BootId, LayerId, NodeName};
+use crate::store::Durability;
+use crate::units::UnixMillis;
+
+/// No boot has this number: a binding with it was made void by a reset, and no login gets it.
+pub(super) const NO_BOOT: BootId = BootId(0);
+
+/// What is known of a node's boot since this process started.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// An operating system logged in during this boot.
+    os_seen: Option<BootId>,
+    /// A reset was begun and the new binding is not written.
+    half_done: bool,
+}
+
+/// One lock for each node, so that a slow reset holds up nobody else.
+#[derive(Debug, Default)]
+pub(super) struct Runs(Mutex<HashMap<NodeName, Arc<Mutex<Run>>>>);
+
+impl Runs {
+    pub(super) fn of(&self, node: &NodeName) -> Arc<Mutex<Run>> {
+        let mut all = lock(&self.0);
+        if let Some(run) = all.get(node) {
+            return Arc::clone(run);
+        }
+        Arc::clone(all.entry(node.clone()).or_default())
+    }
+
+    pub(super) fn forget(&self, node: &NodeName) {
+        lock(&self.0).remove(node);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a boot of a node stands on.
+struct Plan {
+    binding: Binding,
+    /// The layer's data stays.
+    keep: bool,
+}
+
+impl Head {
+    /// Makes `node`'s disk ready for the boot attempt `boot`: resolves its image, starts an ephemeral layer
+    /// anew, binds. Doing it again for the same `boot` changes nothing. Returns the binding. May block.
+    pub fn prepare_boot(&self, node: &NodeName, boot: BootId) -> Result<Arc<Binding>> {
+        let record = self.record(node)?;
+        let run = self.runs.of(&record.name);
+        let mut run = lock(&run);
+        // Again under the lock: the node may have been changed or removed meanwhile.
+        let record = self.record(node)?;
+        self.prepare(&record, boot, &mut run)
+    }
+
+    /// Opens the disk of `node` for a login. A firmware login when no boot is under way, or when the boot
+    /// under way had an operating system's login already, begins a new boot first (a node with a fixed
+    /// firmware configuration never asks for a script). May block.
+    pub fn attach(&self, node: &NodeName, firmware: bool) -> Result<Attached> {
+        let record = self.record(node)?;
+        let run = self.runs.of(&record.name);
+        let mut run = lock(&run);
+        let record = self.record(node)?;
+        let binding = if firmware {
+            self.binding_for_firmware(&record, &mut run)?
+        } else {
+            self.binding_for_os(&record, &mut run)?
+        };
+        let volume = self
+            .open_volume(&binding)
+            .map_err(|e| e.within(format!("node `{node}`: the disk cannot be opened")))?;
+        if !firmware {
+            run.os_seen = Some(binding.boot);
+        }
+        Ok(Attached {
+            node: record,
+            binding,
+            volume,
+        })
+    }
+
+    pub(super) fn record(&self, node: &NodeName) -> Result<Arc<NodeRecord>> {
+        let now = self.snapshot();
+        let record = now.node(node.as_str()).cloned();
+        record.ok_or_else(|| HeadError::not_found(format!("there is no node `{node}`")))
+    }
+
+    fn binding_for_firmware(&self, record: &NodeRecord, run: &mut Run) -> Result<Arc<Binding>> {
+        let under_way = self.bus.current_boot(&record.name);
+        let boot = match under_way.filter(|boot| run.os_seen != Some(*boot)) {
+            Some(boot) => boot,
+            None => self.bus.begin_boot(&record.name, "firmware login"),
+        };
+        self.prepare(record, boot, run)
+    }
+
+    /// A system that runs keeps the disk it has, or is told that it is gone; a fresh disk under it would
+    /// end in a damaged one.
+    fn binding_for_os(&self, record: &NodeRecord, run: &mut Run) -> Result<Arc<Binding>> {
+        let name = &record.name;
+        let now = self.snapshot();
+        let Some(binding) = now.binding(record.layer) else {
+            let boot = match self.bus.current_boot(name) {
+                Some(boot) => boot,
+                None => self.bus.begin_boot(name, "operating system login"),
+            };
+            return self.prepare(record, boot, run);
+        };
+        let gone = |why: &str| {
+            let message = format!("node `{name}`: {why}; boot the node anew");
+            Err(HeadError::new(HeadErrorKind::Gone, message))
+        };
+        if run.half_done || binding.boot == NO_BOOT {
+            return gone("its layer was reset after this boot began");
+        }
+        if self.is_lost(binding) {
+            return gone("its ephemeral layer went with the last restart of the head's machine");
+        }
+        Ok(Arc::clone(binding))
+    }
+
+    /// True for an ephemeral binding of a boot before the host was restarted: its layer was never durable.
+    pub(super) fn is_lost(&self, binding: &Binding) -> bool {
+        binding.mode == LayerMode::Ephemeral && binding.boot.0 <= self.lost_boots
+    }
+
+    fn prepare(&self, record: &NodeRecord, boot: BootId, run: &mut Run) -> Result<Arc<Binding>> {
+        let now = self.snapshot();
+        if let Some(binding) = now.binding(record.layer).filter(|b| b.boot == boot) {
+            return Ok(Arc::clone(binding));
+        }
+        self.reserve_boots(boot)?;
+        let plan = self.plan(&now, record, boot)?;
+        // Whoever had the disk open until now has it no more.
+        if plan.keep {
+            self.layer_fence(record.layer)?;
+        } else {
+            run.half_done = true;
+            self.layer_reset(record.layer)?;
+        }
+        let image = plan.binding.image;
+        let bound = self.catalog.transact(|changes| {
+            let known = changes.view().images().flat_map(|i| &i.versions);
+            if !known.map(|v| v.id).any(|id| id == image) {
+                let label = &plan.binding.label;
+                let message = format!("image {label} was removed a moment ago; try again");
+                return Err(HeadError::not_found(message));
+            }
+            Ok(changes.put_binding(plan.binding)?)
+        })?;
+        run.half_done = false;
+        if !plan.keep {
+            let image = bound.label.clone();
+            let reset = EventKind::LayerReset { image };
+            self.bus.publish(Some(&record.name), reset);
+        }
+        Ok(bound)
+    }
+
+    fn plan(&self, now: &Snapshot, record: &NodeRecord, boot: BootId) -> Result<Plan> {
+        let at = UnixMillis::now();
+        if let Some(old) = self.kept(now, record)? {
+            let binding = Binding {
+                boot,
+                at,
+                ..Binding::clone(old)
+            };
+            return Ok(Plan {
+                binding,
+                keep: true,
+            });
+        }
+        let (label, version) = resolve(now, record)?;
+        let binding = Binding {
+            layer: record.layer,
+            label,
+            image: version.id,
+            mode: record.mode,
+            boot,
+            at,
+        };
+        Ok(Plan {
+            binding,
+            keep: false,
+        })
+    }
+
+    /// The binding that a persistent layer with data stays with, whatever the node's image is now.
+    fn kept<'a>(&self, now: &'a Snapshot, record: &NodeRecord) -> Result<Option<&'a Arc<Binding>>> {
+        let Some(old) = now.binding(record.layer) else {
+            return Ok(None);
+        };
+        let both = record.mode == LayerMode::Persistent && old.mode == LayerMode::Persistent;
+        if !both || old.boot == NO_BOOT || !self.layer_use(record.layer)?.holds_data() {
+            return Ok(None);
+        }
+        let resolved = record.image.as_ref().and_then(|image| now.resolve(image));
+        if resolved.is_some_and(|version| version.id != old.image) {
+            tracing::warn!(
+                node = %record.name,
+                kept = %old.label,
+                "the persistent layer stays on its image version; `reveille layer reset` moves the node on"
+            );
+        }
+        Ok(Some(old))
+    }
+
+    fn open_volume(&self, binding: &Binding) -> Result<Arc<crate::store::Volume>> {
+        let durability = match binding.mode {
+            LayerMode::Persistent => Durability::Durable,
+            LayerMode::Ephemeral => Durability::Volatile,
+        };
+        self.volume(binding.layer, binding.image, durability)
+    }
+
+    /// Writes down, block by block, how far boot ids may have been given out.
+    fn reserve_boots(&self, boot: BootId) -> Result<()> {
+        let half = limits::BOOT_ID_BLOCK / 2;
+        let reserved = self.snapshot().counter(super::BOOTS);
+        if boot.0.saturating_add(half) <= reserved {
+            return Ok(());
+        }
+        let next = boot.0.saturating_add(limits::BOOT_ID_BLOCK);
+        self.catalog.transact(|changes| {
+            let next = next.max(changes.view().counter(super::BOOTS));
+            Ok(changes.set_counter(super::BOOTS, next)?)
+        })
+    }
+
+    /// Forgets what a boot knew of a layer that was reset by hand.
+    pub(super) fn make_void(&self, layer: LayerId) -> Result<()> {
+        self.catalog.transact(|changes| {
+            let bound = changes.view().binding(layer).cloned();
+            if let Some(bound) = bound.filter(|b| b.boot != NO_BOOT) {
+                let mut void = Binding::clone(&bound);
+                void.boot = NO_BOOT;
+                changes.put_binding(void)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The label and the version that the node's image means now.
+fn resolve<'a>(now: &'a Snapshot, record: &NodeRecord) -> Result<(String, &'a VersionRecord)> {
+    let name = &record.name;
+    let Some(wanted) = &record.image else {
+        return Err(HeadError::invalid(format!(
+            "node `{name}` has no image; give it one with `reveille node set {name} --image NAME`"
+        )));
+    };
+    let Some(version) = now.resolve(wanted) else {
+        return Err(HeadError::not_found(format!(
+            "node `{name}`: there is no image {wanted}; import it, or choose one of `reveille image ls`"
+        )));
+    };
+    Ok((format!("{}:{}", wanted.name, version.version), version))
+}

@@ -1,0 +1,204 @@
+//! Layers: what they hold, and throwing it away by hand. Every call to the store's layers is here.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::boot::{self, NO_BOOT};
+use super::error::{HeadError, Result};
+use super::{Head, NodesDone};
+use crate::catalog::{LayerMode, NodeRecord, Snapshot};
+use crate::names::{BootId, ImageId, LayerId, NodeName, NodeSet};
+use crate::store::layer::VolumeSpec;
+use crate::store::{Durability, Volume};
+use crate::units::{BLOCK_BYTES, UnixMillis};
+
+/// How much a layer holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerUse {
+    /// Bytes that are the node's own.
+    pub data_bytes: u64,
+    /// Bytes that were given back and read zeros.
+    pub zero_bytes: u64,
+}
+
+impl LayerUse {
+    /// True when the disk differs from its image.
+    #[must_use]
+    pub const fn holds_data(self) -> bool {
+        self.data_bytes > 0 || self.zero_bytes > 0
+    }
+}
+
+/// A node's layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerView {
+    /// The node.
+    pub node: NodeName,
+    /// The layer's number.
+    pub layer: LayerId,
+    /// What will become of it at the next boot.
+    pub mode: LayerMode,
+    /// The image version below it since the last boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The image version that the node's setting means now, when that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
+    /// The boot that bound it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
+    /// When it was bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<UnixMillis>,
+    /// How much it holds.
+    #[serde(flatten)]
+    pub held: LayerUse,
+}
+
+/// Throws layers away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LayerReset {
+    /// Whose: a node set expression.
+    pub nodes: String,
+    /// Even of nodes that have their disk open: it fails under them.
+    pub force: bool,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+impl Head {
+    /// The layers of the nodes in an expression, or of all.
+    ///
+    /// # Errors
+    /// A node that does not exist; the store's.
+    pub fn layers(&self, nodes: Option<&str>) -> Result<Vec<LayerView>> {
+        let now = self.snapshot();
+        let views = self.chosen(&now, nodes)?;
+        views
+            .iter()
+            .map(|node| self.layer_view(&now, node))
+            .collect()
+    }
+
+    fn layer_view(&self, now: &Snapshot, node: &NodeRecord) -> Result<LayerView> {
+        let bound = now.binding(node.layer).filter(|b| b.boot != NO_BOOT);
+        let bound = bound.filter(|b| !self.is_lost(b));
+        let wanted = node.image.as_ref().and_then(|image| {
+            let version = now.resolve(image)?;
+            let other = bound.is_none_or(|b| b.image != version.id);
+            other.then(|| format!("{}:{}", image.name, version.version))
+        });
+        Ok(LayerView {
+            node: node.name.clone(),
+            layer: node.layer,
+            mode: node.mode,
+            image: bound.map(|b| b.label.clone()),
+            wanted,
+            boot: bound.map(|b| b.boot),
+            since: bound.map(|b| b.at),
+            held: self.layer_use(node.layer)?,
+        })
+    }
+
+    /// Throws layers away: the nodes' next boots begin from their images. Nodes for which `busy` says that
+    /// their disk is open are refused unless forced.
+    ///
+    /// # Errors
+    /// A node that does not exist or is busy: then nothing was done. The store's: some may be done.
+    pub fn layers_reset(
+        &self,
+        ask: &LayerReset,
+        busy: &dyn Fn(&NodeName) -> bool,
+    ) -> Result<NodesDone> {
+        let set = self.select(&ask.nodes)?;
+        if !ask.force {
+            refuse_busy(&set, busy, "their layers cannot be reset")?;
+        }
+        let mut notices = Vec::new();
+        for node in &self.chosen(&self.snapshot(), Some(&ask.nodes))? {
+            if ask.dry_run {
+                continue;
+            }
+            let run = self.runs.of(&node.name);
+            let _run = boot::lock(&run);
+            // Void first: no login may take an emptied layer for the disk it had.
+            self.make_void(node.layer)?;
+            let held = self.layer_use(node.layer)?;
+            self.layer_reset(node.layer)
+                .map_err(|e| e.within(format!("node `{}`", node.name)))?;
+            if held.holds_data() && set.len() == 1 {
+                let bytes = crate::units::HumanBytes(held.data_bytes);
+                notices.push(format!("{bytes} of node `{}` are thrown away", node.name));
+            }
+        }
+        Ok(NodesDone {
+            nodes: set,
+            notices,
+            dry_run: ask.dry_run,
+        })
+    }
+
+    pub(super) fn layer_use(&self, layer: LayerId) -> Result<LayerUse> {
+        let Some(stats) = self.store.layers.stats(layer) else {
+            return Ok(LayerUse::default());
+        };
+        Ok(LayerUse {
+            data_bytes: stats.present_blocks.saturating_mul(BLOCK_BYTES),
+            zero_bytes: stats.zero_blocks.saturating_mul(BLOCK_BYTES),
+        })
+    }
+
+    pub(super) fn layer_reset(&self, layer: LayerId) -> Result<()> {
+        Ok(self.store.layers.reset(layer)?)
+    }
+
+    pub(super) fn layer_fence(&self, layer: LayerId) -> Result<()> {
+        Ok(self.store.layers.fence(layer)?)
+    }
+
+    pub(super) fn layer_remove(&self, layer: LayerId) -> Result<()> {
+        Ok(self.store.layers.remove(layer)?)
+    }
+
+    pub(super) fn volume(
+        &self,
+        layer: LayerId,
+        image: ImageId,
+        durability: Durability,
+    ) -> Result<Arc<Volume>> {
+        let image = self.store.images.open_image(image)?;
+        Ok(self.store.layers.volume(VolumeSpec {
+            layer,
+            image,
+            durability,
+        })?)
+    }
+
+    /// Removes layers that no node has: a crash came between a node's removal and its layer's.
+    pub(super) fn drop_stray_layers(&self) -> Result<()> {
+        let now = self.snapshot();
+        for layer in self.store.layers.layers() {
+            if now.node_by_layer(layer).is_none() {
+                tracing::info!(%layer, "a layer that no node has is removed");
+                self.layer_remove(layer)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn refuse_busy(
+    set: &NodeSet,
+    busy: &dyn Fn(&NodeName) -> bool,
+    what: &str,
+) -> Result<()> {
+    let open: NodeSet = set.iter().filter(|node| busy(node)).cloned().collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    Err(HeadError::conflict(format!(
+        "{open} have their disks open: {what}; switch them off first, or force it"
+    )))
+}

@@ -1,0 +1,263 @@
+//! Nodes that are there: shown, changed, removed.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::boot::{self, NO_BOOT};
+use super::error::{HeadError, Result};
+use super::layers::refuse_busy;
+use super::nodes::check_image;
+use super::{Head, NodesDone};
+use crate::catalog::{
+    Binding, BootMode, ImageRef, LayerMode, LoaderPolicy, NodeRecord, Secret, Snapshot,
+};
+use crate::names::{LayerId, Mac, NodeName};
+use crate::units::UnixMillis;
+
+/// A node as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: NodeName,
+    /// Its network cards; the first one boots.
+    pub macs: Vec<Mac>,
+    /// Fixed address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Ipv4Addr>,
+    /// What it boots, as set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
+    /// The version that means now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The version that its last boot got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<String>,
+    /// What becomes of its layer.
+    pub mode: LayerMode,
+    /// What it is told.
+    pub boot: BootMode,
+    /// How its firmware is loaded.
+    pub loader: LoaderPolicy,
+    /// Command template of its power driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<String>,
+    /// Its layer's number.
+    pub layer: LayerId,
+    /// Identity of its disk.
+    pub disk_uuid: String,
+    /// When it was added.
+    pub added: UnixMillis,
+    /// CHAP secret, only where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+}
+
+/// Changes nodes. What is left out stays; where `null` is allowed, it clears (as in RFC 7396).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeChange {
+    /// Which: a node set expression.
+    pub nodes: String,
+    /// What they boot.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub image: Option<Option<ImageRef>>,
+    /// What becomes of their layers.
+    pub mode: Option<LayerMode>,
+    /// What they are told.
+    pub boot: Option<BootMode>,
+    /// How their firmware is loaded.
+    pub loader: Option<LoaderPolicy>,
+    /// Command template of their power driver.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub power: Option<Option<String>>,
+    /// Network cards, of one node only.
+    pub macs: Option<Vec<Mac>>,
+    /// Fixed address, of one node only unless it is cleared.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub ip: Option<Option<Ipv4Addr>>,
+    /// Gives them new CHAP secrets.
+    pub new_secret: bool,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+/// Removes nodes with their layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeRemove {
+    /// Which: a node set expression.
+    pub nodes: String,
+    /// Even those that have their disk open.
+    pub force: bool,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+/// Tells "null" from "left out".
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl Head {
+    /// The nodes in an expression, or all, in natural order; with their secrets only if asked.
+    ///
+    /// # Errors
+    /// A node that does not exist.
+    pub fn nodes(&self, nodes: Option<&str>, secrets: bool) -> Result<Vec<NodeView>> {
+        let now = self.snapshot();
+        let chosen = self.chosen(&now, nodes)?;
+        let view = |node| node_view(&now, node, secrets);
+        Ok(chosen.iter().map(|node| view(node)).collect())
+    }
+
+    /// Changes nodes, all or none. What a running node has stays until its next boot.
+    ///
+    /// # Errors
+    /// A node or image that does not exist; a MAC or address that is taken, or given to several.
+    pub fn nodes_set(&self, ask: &NodeChange) -> Result<NodesDone> {
+        let set = self.select(&ask.nodes)?;
+        let single = ask.macs.is_some() || matches!(ask.ip, Some(Some(_)));
+        if single && set.len() > 1 {
+            let message = format!(
+                "{set} are {} nodes; give MACs and addresses to one",
+                set.len()
+            );
+            return Err(HeadError::invalid(message));
+        }
+        let notices = self.change(ask.dry_run, |changes| {
+            check_image(changes, ask.image.as_ref().and_then(Option::as_ref))?;
+            let mut notices = Vec::new();
+            for name in set.iter() {
+                let Some(old) = changes.view().node(name.as_str()).cloned() else {
+                    let message = format!("node `{name}` was removed a moment ago");
+                    return Err(HeadError::not_found(message));
+                };
+                let node = changed(&old, ask)?;
+                let bound = changes.view().binding(node.layer);
+                notices.extend(notice(changes.view(), bound, &node));
+                for mac in &node.macs {
+                    changes.remove_pending(*mac);
+                }
+                changes.put_node(node)?;
+            }
+            Ok(notices)
+        })?;
+        if let (Some(macs), false) = (&ask.macs, ask.dry_run) {
+            self.pending_taken(macs.iter().copied());
+        }
+        Ok(NodesDone {
+            nodes: set,
+            notices,
+            dry_run: ask.dry_run,
+        })
+    }
+
+    /// Removes nodes with their layers. Nodes for which `busy` says that their disk is open are refused
+    /// unless forced.
+    ///
+    /// # Errors
+    /// A node that does not exist or is busy: then nothing was done.
+    pub fn nodes_remove(
+        &self,
+        ask: &NodeRemove,
+        busy: &dyn Fn(&NodeName) -> bool,
+    ) -> Result<NodesDone> {
+        let set = self.select(&ask.nodes)?;
+        if !ask.force {
+            refuse_busy(&set, busy, "they cannot be removed")?;
+        }
+        let removed = self.change(ask.dry_run, |changes| {
+            let remove = |name: &NodeName| Ok(changes.remove_node(name)?);
+            set.iter().map(remove).collect::<Result<Vec<_>>>()
+        })?;
+        let mut notices = Vec::new();
+        for node in removed.iter().filter(|_| !ask.dry_run) {
+            let run = self.runs.of(&node.name);
+            let _run = boot::lock(&run);
+            // The node is gone already; a layer that stays is removed at the next start.
+            if let Err(e) = self.layer_remove(node.layer) {
+                let name = &node.name;
+                notices.push(format!("the layer of `{name}` could not be removed: {e}"));
+            }
+            self.gate.admit(&node.name);
+            self.bus.forget(&node.name);
+            self.runs.forget(&node.name);
+        }
+        Ok(NodesDone {
+            nodes: set,
+            notices,
+            dry_run: ask.dry_run,
+        })
+    }
+}
+
+fn node_view(now: &Snapshot, node: &NodeRecord, secrets: bool) -> NodeView {
+    let version = node.image.as_ref().and_then(|image| {
+        let version = now.resolve(image)?;
+        Some(format!("{}:{}", image.name, version.version))
+    });
+    let bound = now.binding(node.layer).filter(|b| b.boot != NO_BOOT);
+    NodeView {
+        name: node.name.clone(),
+        macs: node.macs.clone(),
+        ip: node.ip,
+        image: node.image.clone(),
+        version,
+        bound: bound.map(|b| b.label.clone()),
+        mode: node.mode,
+        boot: node.boot,
+        loader: node.loader,
+        power: node.power.clone(),
+        layer: node.layer,
+        disk_uuid: node.disk_uuid.clone(),
+        added: node.added,
+        secret: secrets.then(|| node.secret.clone()),
+    }
+}
+
+fn changed(old: &NodeRecord, ask: &NodeChange) -> Result<NodeRecord> {
+    let mut node = old.clone();
+    if let Some(image) = &ask.image {
+        node.image.clone_from(image);
+    }
+    if let Some(power) = &ask.power {
+        node.power.clone_from(power);
+    }
+    if let Some(macs) = &ask.macs {
+        node.macs.clone_from(macs);
+    }
+    if let Some(ip) = ask.ip {
+        node.ip = ip;
+    }
+    node.mode = ask.mode.unwrap_or(node.mode);
+    node.boot = ask.boot.unwrap_or(node.boot);
+    node.loader = ask.loader.unwrap_or(node.loader);
+    if ask.new_secret {
+        node.secret = super::mint::secret()?;
+    }
+    Ok(node)
+}
+
+/// What a change means for a persistent layer, which is the part that can hurt.
+fn notice(
+    now: &Snapshot,
+    bound: Option<&std::sync::Arc<Binding>>,
+    node: &NodeRecord,
+) -> Option<String> {
+    let name = &node.name;
+    let bound = bound.filter(|b| b.mode == LayerMode::Persistent && b.boot != NO_BOOT)?;
+    if node.mode == LayerMode::Ephemeral {
+        return Some(format!(
+            "the kept layer of `{name}` is thrown away at its next boot"
+        ));
+    }
+    let wanted = now.resolve(node.image.as_ref()?)?;
+    (wanted.id != bound.image).then(|| {
+        let label = &bound.label;
+        format!("`{name}` stays on {label} while its layer holds data; `reveille layer reset {name}` moves it")
+    })
+}

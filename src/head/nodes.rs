@@ -1,0 +1,226 @@
+//! New nodes: added by hand, or approved from the machines that wait.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{HeadError, Result};
+use super::macs::{self, MacSource};
+use super::{Head, NodesDone, mint, select};
+use crate::catalog::{BootMode, Changes, ImageRef, LayerMode, LoaderPolicy, NodeRecord};
+use crate::limits;
+use crate::names::{Mac, NodeName, NodeSet};
+use crate::units::UnixMillis;
+
+/// Adds nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeAdd {
+    /// Their names: a node set expression.
+    pub nodes: String,
+    /// What they boot; may be left out and set later.
+    pub image: Option<ImageRef>,
+    /// What becomes of their layers.
+    pub mode: LayerMode,
+    /// What they are told.
+    pub boot: BootMode,
+    /// How their firmware is loaded.
+    pub loader: LoaderPolicy,
+    /// Command template of their power driver.
+    pub power: Option<String>,
+    /// MAC of the first; the next one has the MAC above, and so on in natural order.
+    pub mac: Option<Mac>,
+    /// Instead: lines of MACs in the order of the nodes, or of a name and its MACs.
+    pub macs: Option<String>,
+    /// Fixed address of the first; counted up likewise.
+    pub ip: Option<Ipv4Addr>,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+/// Makes a node of a machine that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeApprove {
+    /// The machine.
+    pub mac: Mac,
+    /// The node's name.
+    pub name: NodeName,
+    /// What it boots.
+    #[serde(default)]
+    pub image: Option<ImageRef>,
+    /// What becomes of its layer.
+    #[serde(default)]
+    pub mode: LayerMode,
+    /// What it is told.
+    #[serde(default)]
+    pub boot: BootMode,
+    /// How its firmware is loaded.
+    #[serde(default)]
+    pub loader: LoaderPolicy,
+    /// Command template of its power driver.
+    #[serde(default)]
+    pub power: Option<String>,
+    /// Only tell.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl Head {
+    /// Adds nodes, all or none, in one transaction. Each gets a secret, a disk identity and a layer number
+    /// of its own; nothing is written to the store.
+    ///
+    /// # Errors
+    /// Names, MACs or addresses that are taken (the message names them and their owners), an image that does
+    /// not exist, MACs that do not fit the names.
+    pub fn nodes_add(&self, ask: &NodeAdd) -> Result<NodesDone> {
+        let now = self.snapshot();
+        let set = select::parse(&now, &ask.nodes)?;
+        if set.is_empty() {
+            let message = format!("`{}` names no node; name at least one", ask.nodes);
+            return Err(HeadError::invalid(message));
+        }
+        let room = limits::NODES_MAX.saturating_sub(now.node_count());
+        if set.len() > room {
+            let message = format!("{} nodes are too many: there is room for {room}", set.len());
+            return Err(HeadError::invalid(message));
+        }
+        let records = new_records(ask, &set)?;
+        self.change(ask.dry_run, |changes| {
+            refuse_known(changes, &set)?;
+            check_image(changes, ask.image.as_ref())?;
+            for record in &records {
+                let mut record = record.clone();
+                record.layer = changes.take_layer()?;
+                for mac in &record.macs {
+                    changes.remove_pending(*mac);
+                }
+                changes.add_node(record)?;
+            }
+            Ok(())
+        })?;
+        if !ask.dry_run {
+            self.pending_taken(records.iter().flat_map(|r| r.macs.iter().copied()));
+        }
+        Ok(NodesDone {
+            notices: notices(ask),
+            nodes: set,
+            dry_run: ask.dry_run,
+        })
+    }
+
+    /// Makes a node of a machine that waits for approval.
+    ///
+    /// # Errors
+    /// No such machine waits; as [`Self::nodes_add`].
+    pub fn node_approve(&self, ask: &NodeApprove) -> Result<NodesDone> {
+        let (mac, name) = (ask.mac, &ask.name);
+        if self.pending_machine(mac).is_none() {
+            if let Some(owner) = self.snapshot().node_by_mac(mac) {
+                let message = format!("MAC {mac} belongs to node `{}` already", owner.name);
+                return Err(HeadError::conflict(message));
+            }
+            return Err(HeadError::not_found(format!(
+                "no machine with MAC {mac} waits; let it boot once, or add it with \
+                 `reveille node add {name} --mac {mac}`"
+            )));
+        }
+        self.nodes_add(&NodeAdd {
+            nodes: name.to_string(),
+            image: ask.image.clone(),
+            mode: ask.mode,
+            boot: ask.boot,
+            loader: ask.loader,
+            power: ask.power.clone(),
+            mac: Some(mac),
+            dry_run: ask.dry_run,
+            ..NodeAdd::default()
+        })
+    }
+
+    /// Does a change of the catalog, or only checks it.
+    pub(super) fn change<T>(
+        &self,
+        dry_run: bool,
+        change: impl FnOnce(&mut Changes) -> Result<T>,
+    ) -> Result<T> {
+        if dry_run {
+            self.catalog.rehearse(change)
+        } else {
+            self.catalog.transact(change)
+        }
+    }
+}
+
+/// Everything but the layer's number, made before the transaction so that it is short.
+fn new_records(ask: &NodeAdd, set: &NodeSet) -> Result<Vec<NodeRecord>> {
+    let source = match (ask.mac, &ask.macs) {
+        (Some(_), Some(_)) => {
+            let message = "give one MAC to count up from, or a list of MACs, not both";
+            return Err(HeadError::invalid(message));
+        }
+        (Some(mac), None) => MacSource::From(mac),
+        (None, Some(list)) => MacSource::List(list),
+        (None, None) => MacSource::None,
+    };
+    let added = UnixMillis::now();
+    let mut records = Vec::with_capacity(set.len());
+    for ((name, macs), steps) in macs::assign(set, source)?.into_iter().zip(0..) {
+        records.push(NodeRecord {
+            layer: crate::names::LayerId(0),
+            macs,
+            ip: ask.ip.map(|base| ip_above(base, steps)).transpose()?,
+            image: ask.image.clone(),
+            mode: ask.mode,
+            boot: ask.boot,
+            loader: ask.loader,
+            power: ask.power.clone(),
+            secret: mint::secret()?,
+            disk_uuid: mint::uuid()?,
+            added,
+            name,
+        });
+    }
+    Ok(records)
+}
+
+fn ip_above(base: Ipv4Addr, steps: u32) -> Result<Ipv4Addr> {
+    let sum = u32::from(base).checked_add(steps);
+    let wrong = || HeadError::invalid(format!("{steps} above address {base} there is none"));
+    sum.map(Ipv4Addr::from).ok_or_else(wrong)
+}
+
+fn refuse_known(changes: &Changes, set: &NodeSet) -> Result<()> {
+    let now = changes.view();
+    let known = set.iter().filter(|n| now.node(n.as_str()).is_some());
+    let known: NodeSet = known.cloned().collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    Err(HeadError::conflict(format!(
+        "{known} exist already; change them with `reveille node set`, or leave them out with `!`"
+    )))
+}
+
+pub(super) fn check_image(changes: &Changes, image: Option<&ImageRef>) -> Result<()> {
+    let Some(image) = image else {
+        return Ok(());
+    };
+    if changes.view().resolve(image).is_some() {
+        return Ok(());
+    }
+    Err(HeadError::not_found(format!(
+        "there is no image {image}; import it first, or choose one of `reveille image ls`"
+    )))
+}
+
+fn notices(ask: &NodeAdd) -> Vec<String> {
+    let mut notices = Vec::new();
+    if ask.image.is_none() && ask.boot == BootMode::Image {
+        notices.push("they have no image yet: set one before they boot".to_owned());
+    }
+    if ask.mac.is_none() && ask.macs.is_none() {
+        notices.push("they have no MAC: boot services will not know them".to_owned());
+    }
+    notices
+}
