@@ -2,7 +2,9 @@
 //!
 //! The map of the house. (Completed with each room.)
 
+pub mod api;
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod events;
 pub mod head;

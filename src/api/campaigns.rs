@@ -146,15 +146,13 @@ async fn begin(
 
 async fn list(State(app): State<App>) -> Result<Json<Vec<CampaignView>>, ApiError> {
     let waves = &app.live()?.waves;
-    let short = |id| waves.campaign(id).map(|m| view(id, &m, false));
-    let all = waves.campaigns().into_iter().filter_map(short);
-    Ok(Json(all.collect()))
+    let all = waves.campaigns();
+    Ok(Json(
+        all.iter().map(|(id, m)| view(*id, m, false)).collect(),
+    ))
 }
 
-async fn show(
-    State(app): State<App>,
-    Path(id): Path<u64>,
-) -> Result<Json<CampaignView>, ApiError> {
+async fn show(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<CampaignView>, ApiError> {
     let machine = app.live()?.waves.campaign(id);
     let missing = || ApiError::not_found(format!("there is no campaign {id}"));
     let machine = machine.ok_or_else(missing)?;
@@ -175,7 +173,10 @@ async fn power(
         .into_iter()
         .find(|a| a.word() == ask.action)
         .ok_or_else(|| {
-            ApiError::invalid(format!("power action `{}`: must be on, off or cycle", ask.action))
+            ApiError::invalid(format!(
+                "power action `{}`: must be on, off or cycle",
+                ask.action
+            ))
         })?;
     let nodes = select(&app, &ask.nodes)?;
     let live = app.live()?;

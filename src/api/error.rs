@@ -73,6 +73,7 @@ impl From<HeadError> for ApiError {
             HeadErrorKind::Conflict => StatusCode::CONFLICT,
             HeadErrorKind::Invalid => StatusCode::BAD_REQUEST,
             HeadErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            HeadErrorKind::Gone => StatusCode::GONE,
             HeadErrorKind::Refused => StatusCode::FORBIDDEN,
             HeadErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };

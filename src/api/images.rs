@@ -11,8 +11,8 @@ use super::lines::{Step, long_work};
 use super::{ApiError, App};
 use crate::catalog::ImageRef;
 use crate::head::{
-    ImageExport, ImageImport, ImageRemove, ImageRemoved, ImageTag, ImageTagged, ImageUntag, ImageVerify,
-    ImageView,
+    ImageExport, ImageImport, ImageRemove, ImageRemoved, ImageTag, ImageTagged, ImageUntag,
+    ImageVerify, ImageView, Progress,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -42,14 +42,16 @@ async fn show(
     ask: Result<Query<ImageAsk>, QueryRejection>,
 ) -> Result<Json<ImageView>, ApiError> {
     let Query(ask) = ask?;
-    let view = app.blocking(move |app| app.head.image_show(&ask.image)).await?;
+    let view = app
+        .blocking(move |app| app.head.image_show(&ask.image))
+        .await?;
     Ok(Json(view))
 }
 
 async fn import(State(app): State<App>, ask: Body<ImageImport>) -> Result<Response, ApiError> {
     let Json(ask) = ask?;
     Ok(long_work(app, move |app, report, cancel| {
-        let report = |done, total| report(Step { done, total });
+        let report = |p: Progress| report(step(p));
         app.head.image_import(&ask, &report, cancel)
     }))
 }
@@ -57,7 +59,7 @@ async fn import(State(app): State<App>, ask: Body<ImageImport>) -> Result<Respon
 async fn verify(State(app): State<App>, ask: Body<ImageVerify>) -> Result<Response, ApiError> {
     let Json(ask) = ask?;
     Ok(long_work(app, move |app, report, cancel| {
-        let report = |done, total| report(Step { done, total });
+        let report = |p: Progress| report(step(p));
         app.head.image_verify(&ask, &report, cancel)
     }))
 }
@@ -65,14 +67,16 @@ async fn verify(State(app): State<App>, ask: Body<ImageVerify>) -> Result<Respon
 async fn export(State(app): State<App>, ask: Body<ImageExport>) -> Result<Response, ApiError> {
     let Json(ask) = ask?;
     Ok(long_work(app, move |app, report, cancel| {
-        let report = |done, total| report(Step { done, total });
+        let report = |p: Progress| report(step(p));
         app.head.image_export(&ask, &report, cancel)
     }))
 }
 
 async fn tag(State(app): State<App>, ask: Body<ImageTag>) -> Result<Json<ImageTagged>, ApiError> {
     let Json(ask) = ask?;
-    Ok(Json(app.blocking(move |app| app.head.image_tag(&ask)).await?))
+    Ok(Json(
+        app.blocking(move |app| app.head.image_tag(&ask)).await?,
+    ))
 }
 
 async fn untag(
@@ -80,7 +84,9 @@ async fn untag(
     ask: Body<ImageUntag>,
 ) -> Result<Json<ImageTagged>, ApiError> {
     let Json(ask) = ask?;
-    Ok(Json(app.blocking(move |app| app.head.image_untag(&ask)).await?))
+    Ok(Json(
+        app.blocking(move |app| app.head.image_untag(&ask)).await?,
+    ))
 }
 
 async fn remove(
@@ -90,4 +96,11 @@ async fn remove(
     let Json(ask) = ask?;
     let work = move |app: App| app.head.image_remove(&ask, &|node| app.busy(node));
     Ok(Json(app.blocking(work).await?))
+}
+
+fn step(progress: Progress) -> Step {
+    Step {
+        done: progress.done,
+        total: progress.total,
+    }
 }

@@ -19,7 +19,9 @@ async fn list(
     ask: Result<Query<NodesAsk>, QueryRejection>,
 ) -> Result<Json<Vec<LayerView>>, ApiError> {
     let Query(ask) = ask?;
-    let layers = app.blocking(move |app| app.head.layers(ask.nodes.as_deref())).await?;
+    let layers = app
+        .blocking(move |app| app.head.layers(ask.nodes.as_deref()))
+        .await?;
     Ok(Json(layers))
 }
 

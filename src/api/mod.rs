@@ -114,7 +114,9 @@ impl App {
         let app = self.clone();
         match tokio::task::spawn_blocking(move || work(app)).await {
             Ok(result) => Ok(result?),
-            Err(error) => Err(ApiError::internal(format!("the request was interrupted: {error}"))),
+            Err(error) => Err(ApiError::internal(format!(
+                "the request was interrupted: {error}"
+            ))),
         }
     }
 }

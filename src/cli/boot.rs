@@ -10,7 +10,6 @@ use super::door::{Door, escape};
 use super::output::{Format, print_one, print_text};
 use super::{Exit, progress};
 use crate::api::{BootAsk, CampaignView, PowerAsk, PowerFailure, Started};
-use crate::events::Event;
 use crate::names::{NodeName, NodeSet};
 use crate::wave::{NodeState, Until};
 
@@ -113,8 +112,14 @@ fn plan(started: &Started) -> String {
         set.to_string()
     };
     let lines = [
-        ("switch on", set(&|power, up| power && (!up || spec.restart))),
-        ("wait for", set(&|power, up| !power && (!up || spec.restart))),
+        (
+            "switch on",
+            set(&|power, up| power && (!up || spec.restart)),
+        ),
+        (
+            "wait for",
+            set(&|power, up| !power && (!up || spec.restart)),
+        ),
         ("leave alone, up already", set(&|_, up| up && !spec.restart)),
     ];
     let mut text = format!("in waves of {}:\n", spec.wave);
@@ -170,7 +175,10 @@ fn report(view: &CampaignView, format: Format) -> anyhow::Result<Exit> {
         }
         text
     })?;
-    let failed = view.nodes.iter().filter(|e| matches!(e.at, NodeState::Failed { .. }));
+    let failed = view
+        .nodes
+        .iter()
+        .filter(|e| matches!(e.at, NodeState::Failed { .. }));
     let failed: NodeSet = failed.map(|e| e.node.clone()).collect();
     Ok(tell_failed(&failed, view.summary.up > 0))
 }
@@ -180,7 +188,11 @@ fn tell_failed(failed: &NodeSet, some_good: bool) -> Exit {
         return Exit::Good;
     }
     progress::say(&failed.to_string());
-    if some_good { Exit::Partly } else { Exit::Failed }
+    if some_good {
+        Exit::Partly
+    } else {
+        Exit::Failed
+    }
 }
 
 pub(super) async fn off(door: &Door, args: OffArgs) -> anyhow::Result<Exit> {
@@ -199,7 +211,12 @@ pub(super) async fn off(door: &Door, args: OffArgs) -> anyhow::Result<Exit> {
     }
     let path = format!("/v1/nodes?nodes={}", escape(&args.nodeset));
     let asked: Vec<serde_json::Value> = door.get(&path).await?;
-    let failed: NodeSet = failures.iter().map(|f| f.node.clone()).collect::<Vec<NodeName>>().into_iter().collect();
+    let failed: NodeSet = failures
+        .iter()
+        .map(|f| f.node.clone())
+        .collect::<Vec<NodeName>>()
+        .into_iter()
+        .collect();
     Ok(tell_failed(&failed, asked.len() > failures.len()))
 }
 

@@ -22,7 +22,10 @@ pub(super) fn run(verb: &Verb, in_use: Option<&Path>) -> anyhow::Result<Exit> {
     match verb {
         Verb::Example => output::print_text(EXAMPLE),
         Verb::Check { file } => {
-            let path = file.as_deref().or(in_use).unwrap_or(Path::new(DEFAULT_PATH));
+            let path = file
+                .as_deref()
+                .or(in_use)
+                .unwrap_or(Path::new(DEFAULT_PATH));
             Settings::load(path)?;
             output::print_text(&format!("{} is good\n", path.display()));
         }

@@ -54,7 +54,8 @@ impl Door {
     ) -> anyhow::Result<T> {
         let response = self.send(method, path, body).await?;
         let bytes = response.into_body().collect().await?.to_bytes();
-        serde_json::from_slice(&bytes).context("the head's answer is not understood; is it of another version?")
+        serde_json::from_slice(&bytes)
+            .context("the head's answer is not understood; is it of another version?")
     }
 
     /// Reads.
@@ -113,8 +114,10 @@ impl Door {
         }
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
-        let message = serde_json::from_slice::<ErrorBody>(&bytes)
-            .map_or_else(|_| String::from_utf8_lossy(&bytes).into_owned(), |e| e.error);
+        let message = serde_json::from_slice::<ErrorBody>(&bytes).map_or_else(
+            |_| String::from_utf8_lossy(&bytes).into_owned(),
+            |e| e.error,
+        );
         let exit = match status {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
             StatusCode::CONFLICT | StatusCode::FORBIDDEN => Exit::Refused,
@@ -125,9 +128,15 @@ impl Door {
 }
 
 async fn send_to(socket: &Path, request: Request<Body>) -> anyhow::Result<Response<Body>> {
-    let gone = || anyhow!("the daemon at {} went away; is it still running?", socket.display());
+    let gone = || {
+        anyhow!(
+            "the daemon at {} went away; is it still running?",
+            socket.display()
+        )
+    };
     let stream = UnixStream::connect(socket).await.map_err(|_| gone())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends by itself when the answer is read or this process ends.
     tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(|_| gone())?;
@@ -138,7 +147,11 @@ async fn send_to(socket: &Path, request: Request<Body>) -> anyhow::Result<Respon
 pub(super) fn escape(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let one = |b: u8| {
-        if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }
+        if plain(b) {
+            char::from(b).to_string()
+        } else {
+            format!("%{b:02X}")
+        }
     };
     text.bytes().map(one).collect()
 }

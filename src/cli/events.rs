@@ -2,9 +2,9 @@
 
 use hyper::Method;
 
+use super::Exit;
 use super::door::{Door, escape};
 use super::output::{Format, clock, print_text};
-use super::Exit;
 use crate::events::{Event, EventKind};
 use crate::units::HumanBytes;
 
@@ -41,18 +41,34 @@ pub(super) async fn run(door: &Door, args: Args) -> anyhow::Result<Exit> {
 fn sentence(event: &Event) -> String {
     let node = event.node.as_ref().map_or("-", |n| n.as_str());
     let boot = event.boot.map_or("-".to_owned(), |b| b.to_string());
-    format!("{}  {node:12} {boot:6} {}", clock(event.at), describe(&event.kind))
+    format!(
+        "{}  {node:12} {boot:6} {}",
+        clock(event.at),
+        describe(&event.kind)
+    )
 }
 
 fn describe(kind: &EventKind) -> String {
     match kind {
         EventKind::BootStarted { cause } => format!("boot began: {cause}"),
-        EventKind::Power { action, error: None } => format!("power {action}"),
-        EventKind::Power { action, error: Some(why) } => format!("power {action} failed: {why}"),
+        EventKind::Power {
+            action,
+            error: None,
+        } => format!("power {action}"),
+        EventKind::Power {
+            action,
+            error: Some(why),
+        } => format!("power {action} failed: {why}"),
         EventKind::UnknownMachine { mac, arch } => {
             format!("unknown machine {mac} ({arch}) asks to boot; see `node ls --pending`")
         }
-        EventKind::Dhcp { mac, ip, arch, client, file } => {
+        EventKind::Dhcp {
+            mac,
+            ip,
+            arch,
+            client,
+            file,
+        } => {
             let ip = ip.map_or(String::new(), |ip| format!(" {ip}"));
             let file = if file.is_empty() { "no file" } else { file };
             format!("dhcp {mac}{ip} ({client}, {arch}): {file}")
@@ -64,19 +80,33 @@ fn describe(kind: &EventKind) -> String {
         }
         EventKind::Queued { place } => format!("waits at place {place}"),
         EventKind::LayerReset { image } => format!("fresh layer over {image}"),
-        EventKind::Login { initiator_kind, initiator, peer, session } => {
+        EventKind::Login {
+            initiator_kind,
+            initiator,
+            peer,
+            session,
+        } => {
             format!("login {session} by {initiator_kind:?} {initiator} from {peer}")
         }
         EventKind::LoginRefused { peer, status, why } => {
             format!("login from {peer} refused ({status:04x}): {why}")
         }
-        EventKind::Logout { session, why, read_bytes, written_bytes } => format!(
+        EventKind::Logout {
+            session,
+            why,
+            read_bytes,
+            written_bytes,
+        } => format!(
             "session {session} ended ({why}): {} read, {} written",
             HumanBytes(*read_bytes),
             HumanBytes(*written_bytes)
         ),
         EventKind::Ready { by } => format!("ready ({by:?})"),
-        EventKind::Failed { stage, reason, next } => format!("FAILED at {stage}: {reason}; {next}"),
+        EventKind::Failed {
+            stage,
+            reason,
+            next,
+        } => format!("FAILED at {stage}: {reason}; {next}"),
         EventKind::VolumeFailed { reason } => format!("disk failed: {reason}"),
         EventKind::Campaign { id, state, detail } => format!("campaign {id} {state}: {detail}"),
     }

@@ -171,7 +171,10 @@ async fn import(door: &Door, args: Import) -> anyhow::Result<Exit> {
             return format!("would import {} ({size})\n", done.label);
         }
         if done.already {
-            return format!("{} has this very content already; nothing was added\n", done.label);
+            return format!(
+                "{} has this very content already; nothing was added\n",
+                done.label
+            );
         }
         format!(
             "{}: {size}, {} chunks of which {} are new ({}) and {} zero\n",
@@ -252,7 +255,10 @@ fn describe(name: &str, version: &VersionView) -> String {
         ("image", format!("{name}:{}", record.version)),
         ("tags", version.tags.join(", ")),
         ("id", record.id.to_string()),
-        ("size", format!("{} ({} bytes)", HumanBytes(record.size), record.size)),
+        (
+            "size",
+            format!("{} ({} bytes)", HumanBytes(record.size), record.size),
+        ),
         ("chunks", chunks),
         ("architecture", record.arch.clone().unwrap_or_default()),
         ("note", record.note.clone().unwrap_or_default()),
@@ -294,14 +300,21 @@ fn disk(value: &serde_json::Value) -> String {
 
 async fn verify(door: &Door, image: ImageRef) -> anyhow::Result<Exit> {
     let ask = ImageVerify { image };
-    let done: ImageVerified = long(door, "/v1/images/verify", &ask, progress::bytes("verify")).await?;
+    let done: ImageVerified =
+        long(door, "/v1/images/verify", &ask, progress::bytes("verify")).await?;
     if done.bad.is_empty() {
         let size = HumanBytes(done.size);
-        print_text(&format!("{} is good: {size} read and compared\n", done.label));
+        print_text(&format!(
+            "{} is good: {size} read and compared\n",
+            done.label
+        ));
         return Ok(Exit::Good);
     }
     for bad in &done.bad {
-        print_text(&format!("{} at byte {}: {}\n", done.label, bad.offset, bad.why));
+        print_text(&format!(
+            "{} at byte {}: {}\n",
+            done.label, bad.offset, bad.why
+        ));
     }
     progress::say(&format!(
         "{}: {} places are damaged; import the same file again to repair them",
@@ -364,7 +377,8 @@ async fn export(door: &Door, image: ImageRef, path: &Path, dry_run: bool) -> any
         path: absolute(path)?,
         dry_run,
     };
-    let done: ImageExported = long(door, "/v1/images/export", &ask, progress::bytes("export")).await?;
+    let done: ImageExported =
+        long(door, "/v1/images/export", &ask, progress::bytes("export")).await?;
     let verb = if done.dry_run { "would write" } else { "wrote" };
     print_text(&format!(
         "{verb} {} to {} ({})\n",

@@ -103,11 +103,23 @@ fn describe(layer: &LayerView) -> String {
         ("node", layer.node.to_string()),
         ("layer", layer.layer.to_string()),
         ("mode", layer.mode.as_str().to_owned()),
-        ("image", layer.image.clone().unwrap_or_else(|| "none yet: it never booted".into())),
+        (
+            "image",
+            layer
+                .image
+                .clone()
+                .unwrap_or_else(|| "none yet: it never booted".into()),
+        ),
         ("next image", layer.wanted.clone().unwrap_or_default()),
         ("own data", HumanBytes(layer.held.data_bytes).to_string()),
         ("zeroed", HumanBytes(layer.held.zero_bytes).to_string()),
-        ("boot", layer.boot.map(|b| b.to_string()).unwrap_or_default()),
-        ("since", layer.since.map(|at| ago(at, now)).unwrap_or_default()),
+        (
+            "boot",
+            layer.boot.map(|b| b.to_string()).unwrap_or_default(),
+        ),
+        (
+            "since",
+            layer.since.map(|at| ago(at, now)).unwrap_or_default(),
+        ),
     ])
 }

@@ -11,7 +11,7 @@ use hyper::Method;
 use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
 use super::{Exit, progress};
-use crate::catalog::{BootMode, ImageRef, LayerMode, LoaderPolicy, PendingRecord};
+use crate::catalog::{ImageRef, PendingRecord};
 use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeView, NodesDone};
 use crate::names::{Mac, NodeName};
 use crate::units::UnixMillis;
@@ -191,7 +191,11 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
 /// Says what was done, or would be, and what else the operator should know.
 pub(super) fn tell(done: &NodesDone, what: &str) {
     let would = if done.dry_run { "would have " } else { "" };
-    print_text(&format!("{would}{what} {} ({})\n", done.nodes, done.nodes.len()));
+    print_text(&format!(
+        "{would}{what} {} ({})\n",
+        done.nodes,
+        done.nodes.len()
+    ));
     for notice in &done.notices {
         progress::say(&format!("note: {notice}"));
     }
@@ -273,11 +277,7 @@ async fn set(door: &Door, args: Set) -> anyhow::Result<Exit> {
     Ok(Exit::Good)
 }
 
-async fn fetch(
-    door: &Door,
-    nodes: Option<&str>,
-    secrets: bool,
-) -> anyhow::Result<Vec<NodeView>> {
+async fn fetch(door: &Door, nodes: Option<&str>, secrets: bool) -> anyhow::Result<Vec<NodeView>> {
     let mut path = format!("/v1/nodes?secrets={secrets}");
     if let Some(set) = nodes {
         path += &format!("&nodes={}", escape(set));
@@ -326,7 +326,10 @@ fn describe(n: &NodeView) -> String {
         ("node", n.name.to_string()),
         ("macs", macs.join(", ")),
         ("address", n.ip.map(|ip| ip.to_string()).unwrap_or_default()),
-        ("image", n.image.clone().map(String::from).unwrap_or_default()),
+        (
+            "image",
+            n.image.clone().map(String::from).unwrap_or_default(),
+        ),
         ("boots now", n.version.clone().unwrap_or_default()),
         ("bound to", n.bound.clone().unwrap_or_default()),
         ("mode", n.mode.as_str().to_owned()),

@@ -4,7 +4,8 @@
 use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
+
+use comfy_table::{ContentArrangement, Table, TableStyle};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -86,7 +87,7 @@ fn print_value<T: Serialize>(value: &T, format: Format) -> anyhow::Result<()> {
 /// Columns without frames; nothing but the header when there is no row.
 pub(super) fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(TableStyle::new());
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().map(|h| h.to_uppercase()));
     for row in rows {
@@ -103,7 +104,11 @@ pub(super) fn print_table(header: &[&str], rows: impl Iterator<Item = Vec<String
 /// Writes to stdout; a reader that went away is not an error.
 pub(super) fn print_text(text: &str) {
     let mut out = std::io::stdout().lock();
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+    if out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_err()
+    {
         // `reveille node ls | head`: the rest is not wanted.
     }
 }
@@ -129,10 +134,16 @@ pub(super) fn ago(at: UnixMillis, now: UnixMillis) -> String {
 
 /// Local time to the millisecond.
 pub(super) fn clock(at: UnixMillis) -> String {
-    let stamp = i64::try_from(at.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let stamp = i64::try_from(at.0)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
     stamp.map_or_else(
         || at.0.to_string(),
-        |t| t.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+        |t| {
+            t.to_zoned(TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S%.3f")
+                .to_string()
+        },
     )
 }
 
@@ -147,7 +158,11 @@ mod test {
 
     #[test]
     fn facts_align_and_leave_out_what_is_empty() {
-        let text = facts(&[("name", "a".into()), ("note", String::new()), ("longer", "b".into())]);
+        let text = facts(&[
+            ("name", "a".into()),
+            ("note", String::new()),
+            ("longer", "b".into()),
+        ]);
         assert_eq!(text, "name:   a\nlonger: b\n");
     }
 

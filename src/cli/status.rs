@@ -1,8 +1,8 @@
 //! `reveille status`.
 
+use super::Exit;
 use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, print_text};
-use super::Exit;
 use crate::api::NodeStatus;
 use crate::events::Stage;
 use crate::units::{HumanBytes, UnixMillis};
@@ -34,7 +34,9 @@ pub(super) async fn run(door: &Door, args: Args) -> anyhow::Result<Exit> {
     let now = UnixMillis::now();
     let listing = Listing {
         items: &nodes,
-        header: &["node", "stage", "since", "boot", "took", "image", "read", "written", "note"],
+        header: &[
+            "node", "stage", "since", "boot", "took", "image", "read", "written", "note",
+        ],
         row: &|n| row(n, now),
         name: &|n| n.node.to_string(),
     };
@@ -53,7 +55,11 @@ fn row(n: &NodeStatus, now: UnixMillis) -> Vec<String> {
     vec![
         n.node.to_string(),
         line.stage.to_string(),
-        if seen { ago(line.since, now) } else { "-".into() },
+        if seen {
+            ago(line.since, now)
+        } else {
+            "-".into()
+        },
         line.boot.map_or("-".into(), |b| b.to_string()),
         took(n),
         line.image.clone().unwrap_or_else(|| "-".into()),

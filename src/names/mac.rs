@@ -95,6 +95,13 @@ impl fmt::Debug for Mac {
     }
 }
 
+impl std::str::FromStr for Mac {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::parse(text)
+    }
+}
+
 impl TryFrom<String> for Mac {
     type Error = NameError;
     fn try_from(text: String) -> Result<Self, NameError> {

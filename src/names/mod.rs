@@ -105,6 +105,13 @@ impl fmt::Debug for NodeName {
     }
 }
 
+impl std::str::FromStr for NodeName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::parse(text)
+    }
+}
+
 impl TryFrom<String> for NodeName {
     type Error = NameError;
     fn try_from(text: String) -> Result<Self, NameError> {

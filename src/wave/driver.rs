@@ -148,12 +148,12 @@ impl Waves {
         self.lock().campaigns.get(&id).cloned()
     }
 
-    /// Number and counts of every campaign known, oldest first; true when it is over.
+    /// A copy of every campaign known, oldest first.
     #[must_use]
-    pub fn campaigns(&self) -> Vec<(u64, Summary, bool)> {
+    pub fn campaigns(&self) -> Vec<(u64, Machine)> {
         let state = self.lock();
-        let line = |(id, m): (&u64, &Machine)| (*id, m.summary(), m.finished().is_some());
-        state.campaigns.iter().map(line).collect()
+        let all = state.campaigns.iter();
+        all.map(|(id, machine)| (*id, machine.clone())).collect()
     }
 
     /// Switches nodes outside any campaign, [`limits::POWER_PARALLEL`] at a time; answers those that failed.
