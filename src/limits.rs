@@ -49,6 +49,25 @@ pub const UNIT_ATTENTIONS_MAX: usize = 16;
 /// Persistent reservation registrants of one logical unit.
 pub const REGISTRANTS_MAX: usize = 256;
 
+// --- SCSI: what one command may ask (VPD B0 tells the initiators; SBC-3 6.6.4) ---
+
+/// I_T nexuses (sessions) of one logical unit; further ones are answered BUSY.
+pub const NEXUSES_MAX: usize = 1024;
+/// Largest transfer we advise, in blocks of 512 bytes; up to TRANSFER_MAX is served all the same.
+pub const TRANSFER_BLOCKS_ADVISED: u32 = 8192;
+/// Blocks of one COMPARE AND WRITE.
+pub const COMPARE_AND_WRITE_BLOCKS_MAX: u64 = 255;
+/// Blocks that one UNMAP may free, over all its descriptors.
+pub const UNMAP_BLOCKS_MAX: u32 = 1024 * 1024;
+/// Descriptors of one UNMAP.
+pub const UNMAP_DESCRIPTORS_MAX: u16 = 256;
+/// Blocks of one WRITE SAME.
+pub const WRITE_SAME_BLOCKS_MAX: u32 = 65_536;
+/// Extents that one GET LBA STATUS looks up.
+pub const EXTENTS_MAX: u32 = 256;
+/// Bytes of the disk that one GET LBA STATUS looks over, so that a wide empty disk cannot make it long.
+pub const EXTENT_BYTES_MAX: u64 = 1 << 32;
+
 // --- iSCSI: memory ---
 
 /// Bytes of command data (immediate, solicited, read) that all connections may hold together.
@@ -71,7 +90,11 @@ pub const IO_QUEUE: usize = 16_384;
 
 /// Bytes of a pack file; a full pack is never written again.
 pub const PACK_BYTES_MAX: u64 = 1 << 30;
+/// [`CHUNK_BYTES`] as a length in memory.
+#[expect(clippy::cast_possible_truncation, reason = "64 KiB, known here")]
+pub const CHUNK_LEN: usize = CHUNK_BYTES as usize;
 /// Chunks of a pack.
+#[expect(clippy::cast_possible_truncation, reason = "asserted below")]
 pub const PACK_SLOTS: u32 = (PACK_BYTES_MAX / CHUNK_BYTES) as u32;
 /// Largest number of a pack: its name has eight digits.
 pub const PACK_NUMBER_MAX: u32 = 99_999_999;
@@ -149,7 +172,7 @@ const _: () = assert!(FIRST_BURST_MAX <= MAX_BURST_MAX);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
 const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CHUNK_BYTES));
 const _: () = assert!(PACK_BYTES_MAX / CHUNK_BYTES <= u32::MAX as u64);
-const _: () = assert!(IMPORT_BATCH_CHUNKS * IMPORT_BATCHES * (CHUNK_BYTES as usize) <= 64 << 20);
+const _: () = assert!(IMPORT_BATCH_CHUNKS * IMPORT_BATCHES * CHUNK_LEN <= 64 << 20);
 const _: () = assert!(DISK_BYTES_MAX / 4096 <= u32::MAX as u64 + 1);
 const _: () = assert!(TRANSFER_MAX < DATA_BYTES_MAX as u64);
 const _: () = assert!(NODES_MAX <= NODE_SET_NAMES_MAX);
@@ -169,3 +192,8 @@ pub const CAMPAIGN_NODES_MAX: usize = 20_000;
 pub const WAVE_AUTO_START: u32 = 8;
 /// Wave size it never passes.
 pub const WAVE_AUTO_MAX: u32 = 1024;
+const _: () = assert!(TRANSFER_BLOCKS_ADVISED as u64 * 512 <= TRANSFER_MAX);
+const _: () = assert!(TRANSFER_MAX <= u32::MAX as u64);
+const _: () = assert!(2 * COMPARE_AND_WRITE_BLOCKS_MAX * 512 <= TRANSFER_MAX);
+// The CDB and VPD B0 have one byte for it.
+const _: () = assert!(COMPARE_AND_WRITE_BLOCKS_MAX <= u8::MAX as u64);

@@ -50,7 +50,7 @@ fn describe(kind: &EventKind) -> String {
         EventKind::Power { action, error: None } => format!("power {action}"),
         EventKind::Power { action, error: Some(why) } => format!("power {action} failed: {why}"),
         EventKind::UnknownMachine { mac, arch } => {
-            format!("unknown machine {mac} ({arch}) asks to boot; see `node pending`")
+            format!("unknown machine {mac} ({arch}) asks to boot; see `node ls --pending`")
         }
         EventKind::Dhcp { mac, ip, arch, client, file } => {
             let ip = ip.map_or(String::new(), |ip| format!(" {ip}"));

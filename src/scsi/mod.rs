@@ -1,193 +1,494 @@
-//! SCSI device server of a disk: CDB in, block operation or reply out. Pure. Level 3.
-//! (Skeleton: the owner of this room completes it; the names and signatures are the contract.)
+//! The SCSI device server of one disk: a CDB comes in, a block operation or a reply goes out.
+//! Level 3: names only `units`, `limits` and `names`.
+//!
+//! It never does I/O, never waits, knows no iSCSI PDU and no store. Who calls it moves the data.
+//!
+//! ```text
+//!   CDB --> begin --+--> Reply ----------------------------> status, sense, small data
+//!                   +--> Data{len} -- the data-out comes --> data_out --+--> Reply
+//!                   +--> Run(op) <--------------------------------------+--> Run(op)
+//!                          |
+//!                  the volume does it --> Outcome --> done --> Reply
+//! ```
+//!
+//! Words: *logical unit* (LU), the disk; *I_T nexus*, one initiator port on our target port (an iSCSI
+//! session); *unit attention*, news that a nexus hears before its next command; *data-out*, bytes to us;
+//! *data-in*, bytes from us. One table, in `opcode.rs`, drives the dispatch, the reservation rules, the
+//! write protection and REPORT SUPPORTED OPERATION CODES, so these cannot disagree.
+//!
+//! Sources: SAM-5, SPC-4 (r37), SBC-3 (r36).
 
-use crate::units::ByteRange;
+mod block;
+mod capacity;
+mod cdb;
+mod inquiry;
+mod mode;
+mod nexus;
+mod opcode;
+mod persist;
+mod provision;
+mod report;
+mod reserve;
+mod sense;
+#[cfg(test)]
+mod test;
+mod unit;
 
-/// GOOD (SAM-5 5.3.1).
-pub const GOOD: u8 = 0x00;
-/// CHECK CONDITION.
-pub const CHECK_CONDITION: u8 = 0x02;
+use crate::units::{ByteRange, SECTOR_BYTES};
 
-/// An I_T nexus as this logical unit knows it: one per session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NexusId(pub u64);
+use cdb::Cdb;
+use nexus::{Attention, Nexuses};
 
-/// What a logical unit is.
+pub use cdb::Direction;
+pub use report::absent_lun;
+pub use sense::{Sense, SenseBytes};
+
+/// Status codes (SAM-5 5.3.1).
+pub mod status {
+    /// Done.
+    pub const GOOD: u8 = 0x00;
+    /// Not done; sense data says why.
+    pub const CHECK_CONDITION: u8 = 0x02;
+    /// The device server is busy; try again.
+    pub const BUSY: u8 = 0x08;
+    /// Another nexus has reserved the disk.
+    pub const RESERVATION_CONFLICT: u8 = 0x18;
+    /// No room for one more command.
+    pub const TASK_SET_FULL: u8 = 0x28;
+    /// Aborted by another nexus.
+    pub const TASK_ABORTED: u8 = 0x40;
+}
+
+/// [`SECTOR_BYTES`] as the length of an array.
+pub const SECTOR_LEN: usize = 512;
+const _: () = assert!(SECTOR_LEN as u64 == SECTOR_BYTES);
+
+/// What a logical unit is. Fixed for its life.
 #[derive(Clone, Debug)]
 pub struct LuConfig {
-    /// Capacity in bytes, a multiple of 512.
+    /// Capacity in bytes; an unfinished last sector is not served.
     pub size_bytes: u64,
-    /// Unit serial number, 16 to 36 printable ASCII characters, stable for the life of the disk.
+    /// VPD 80h: 16 to 36 printable ASCII characters, unique and stable for the life of the disk.
     pub serial: String,
-    /// NAA designator, type 6 with the local bit or type 3.
+    /// VPD 83h: an NAA 6 designator, unique and stable for the life of the disk.
     pub naa: [u8; 16],
-    /// iSCSI name of the target, for SCSI name strings.
+    /// The target's iSCSI name, for the SCSI name strings of VPD 83h.
     pub target_name: String,
-    /// WCE: completed writes may be volatile until SYNCHRONIZE CACHE.
+    /// True: a volatile cache is declared (WCE=1), and a write is on the medium only after a FLUSH or with
+    /// FUA. False: each write asks for the medium at once. Initiators may change it with MODE SELECT.
     pub write_back: bool,
-    /// Refuses every medium change.
+    /// Every command that would change the medium is refused with 07/27/00.
     pub read_only: bool,
-    /// This logical unit's number.
+    /// This disk's own LUN.
     pub lun: u16,
-    /// All LUNs that REPORT LUNS lists.
+    /// All LUNs of the target, for REPORT LUNS.
     pub luns: Vec<u16>,
 }
 
+/// One I_T nexus. The caller chooses the number; it is unique among the sessions of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NexusId(pub u64);
+
 /// What to do next for a command.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Finished.
+    /// The command has ended.
     Reply(Reply),
-    /// The command takes this many bytes of data-out; call `data_out` with them.
+    /// The command takes this many bytes of data-out; afterwards call [`LogicalUnit::data_out`].
     Data {
-        /// Transfer length in bytes.
+        /// Bytes that the CDB asks for.
         len: u32,
+        /// True: when the initiator announced any other length (even with `len` 0), the command must not
+        /// run. Take the data off the wire and answer [`LogicalUnit::wrong_data_size`].
+        exact: bool,
     },
-    /// Run this on the volume, then call `done`.
+    /// Let the volume do this; afterwards call [`LogicalUnit::done`].
     Run(BlockOp),
 }
 
-/// A block operation whose ranges lie inside the disk.
+/// What the volume shall do. Every range lies inside the disk and is a whole number of sectors, never
+/// empty. `fua`: answer only when the result is on the medium.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockOp {
-    /// Read and send.
+    /// Send the bytes to the initiator.
     Read(ByteRange),
     /// Write the first `range.len()` bytes of the data-out.
     Write {
         /// Where.
         range: ByteRange,
-        /// Flush before status.
+        /// On the medium before the answer.
         fua: bool,
     },
-    /// SYNCHRONIZE CACHE.
+    /// Bring all earlier writes to the medium.
     Flush,
-    /// Make the ranges read zeros.
-    Unmap(Vec<ByteRange>),
-    /// Write one pattern block (the data-out; zeros when `zeros`) over the range.
+    /// Make the ranges read zeros and give their space back.
+    Unmap {
+        /// Where; may overlap.
+        ranges: Vec<ByteRange>,
+        /// On the medium before the answer.
+        fua: bool,
+    },
+    /// Fill the range with one sector.
     WriteSame {
         /// Where.
         range: ByteRange,
-        /// All zeros: may deallocate.
-        zeros: bool,
-        /// Flush before status.
+        /// The sector; `None` means zeros, for which the space may be given back.
+        pattern: Option<Box<[u8; SECTOR_LEN]>>,
+        /// On the medium before the answer.
         fua: bool,
     },
-    /// Compare the data-out with the disk; with `one_block` the same block against every block.
+    /// Compare the disk with the data-out.
     Compare {
         /// Where.
         range: ByteRange,
-        /// BYTCHK = 11b.
+        /// True: the data-out is one sector, and every sector of the range is compared with it.
         one_block: bool,
     },
-    /// Write, flush, compare.
-    WriteVerify {
+    /// Write the first `range.len()` bytes of the data-out, bring them to the medium, compare.
+    WriteCompare {
         /// Where.
         range: ByteRange,
-        /// Compare the written data byte by byte.
-        compare: bool,
     },
-    /// The data-out holds the compare half, then the write half.
+    /// The data-out is two halves of `range.len()` bytes: if the disk holds the first, write the second.
+    /// Atomic against every other write to this disk.
     CompareAndWrite {
-        /// Where; each half has this length.
+        /// Where.
         range: ByteRange,
-        /// Flush before status.
+        /// On the medium before the answer.
         fua: bool,
     },
-    /// OR the data-out into the disk.
+    /// Write (disk OR data-out). Atomic against every other write to this disk.
     OrWrite {
         /// Where.
         range: ByteRange,
-        /// Flush before status.
+        /// On the medium before the answer.
         fua: bool,
     },
-    /// GET LBA STATUS over the range.
-    Extents(ByteRange),
+    /// Say which parts of the range are mapped, from its start, without gaps.
+    Extents {
+        /// Where to look.
+        range: ByteRange,
+        /// At most so many extents.
+        count_max: u32,
+    },
+}
+
+/// A run of the disk whose parts share one provisioning state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where.
+    pub range: ByteRange,
+    /// True: holds data. False: deallocated, reads zeros.
+    pub mapped: bool,
 }
 
 /// What the volume did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done; a READ's payload goes to the initiator beside this.
+    /// Done.
     Done,
-    /// A comparison failed at this byte of the data-out.
+    /// Read: the bytes are on their way to the initiator.
+    Data {
+        /// How many.
+        len: u64,
+    },
+    /// A comparison failed; nothing was written by COMPARE AND WRITE.
     Differs {
-        /// Byte offset of the first difference.
+        /// Offset of the first differing byte, counted from the start of the data-out.
         offset: u64,
     },
-    /// Extents of `BlockOp::Extents`: range, and true when mapped.
-    Extents(Vec<(ByteRange, bool)>),
-    /// It failed.
+    /// The answer to [`BlockOp::Extents`].
+    Extents(Vec<Extent>),
+    /// Not done.
     Failed(Failure),
 }
 
-/// Why the volume failed.
+/// Why the volume did not do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No space for the write.
-    NoSpace,
-    /// The medium returned an error or wrong bytes on reading.
-    Medium,
-    /// A write or sync failed.
-    Write,
-    /// This handle was fenced off: abort the command.
-    Fenced,
-    /// Anything else.
+    /// No space left for this disk's changes: 07/27/07.
+    OutOfSpace,
+    /// Reading failed for good: 03/11/00.
+    MediumRead,
+    /// Writing or flushing failed for good: 03/0C/00.
+    MediumWrite,
+    /// The bytes on the medium are not the ones that were stored: 03/11/00.
+    Corrupt,
+    /// A fault inside the target; a retry may help: 0B/44/00.
     Internal,
+    /// The disk's generation has ended (reset, moved to another head): 0B/00/00.
+    Fenced,
+    /// Given up on request: 0B/00/00.
+    Aborted,
+    /// Not possible yet; the initiator tries again: 02/04/01.
+    NotReady,
 }
 
 /// The end of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// SAM-5 status.
+    /// A code of [`status`].
     pub status: u8,
-    /// Sense data, already encoded (fixed or descriptor format).
-    pub sense: Option<Vec<u8>>,
-    /// Data-in of a non-block command.
+    /// Present with CHECK CONDITION.
+    pub sense: Option<SenseBytes>,
+    /// Data-in, already cut at the CDB's allocation length. The initiator gets at most its expected length.
     pub data: Vec<u8>,
+    /// PREEMPT AND ABORT: before this reply is sent, abort the commands of these nexuses on this disk.
+    pub abort: Vec<NexusId>,
 }
 
-/// A disk logical unit with its reservations, mode pages and unit attentions.
+impl Reply {
+    /// GOOD, no data.
+    #[must_use]
+    pub const fn good() -> Self {
+        Self::of_status(status::GOOD)
+    }
+
+    /// A status without sense and data.
+    #[must_use]
+    pub const fn of_status(status: u8) -> Self {
+        Self {
+            status,
+            sense: None,
+            data: Vec::new(),
+            abort: Vec::new(),
+        }
+    }
+
+    /// CHECK CONDITION with sense in fixed format, for answers that no logical unit gives.
+    #[must_use]
+    pub fn check(sense: Sense) -> Self {
+        Self {
+            sense: Some(sense.encode(false)),
+            ..Self::of_status(status::CHECK_CONDITION)
+        }
+    }
+
+    fn with(data: Vec<u8>) -> Self {
+        Self {
+            data,
+            ..Self::good()
+        }
+    }
+}
+
+/// Why a command is refused: sense data, or a bare status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    Sense(Sense),
+    Conflict,
+    Busy,
+}
+
+impl From<Sense> for Refusal {
+    fn from(sense: Sense) -> Self {
+        Self::Sense(sense)
+    }
+}
+
+/// What a handler gives back.
+type Answer = Result<Step, Refusal>;
+
+/// One command on its way through a handler.
 #[derive(Debug)]
-pub struct LogicalUnit {}
+struct Call<'a> {
+    nexus: NexusId,
+    cdb: Cdb,
+    /// `None` before the data-out has come.
+    data: Option<&'a [u8]>,
+}
+
+impl Call<'_> {
+    /// GOOD, no data.
+    fn good(&self) -> Answer {
+        Ok(Step::Reply(Reply::good()))
+    }
+}
+
+/// A disk as its initiators see it: configuration, mode parameters, nexuses, reservations.
+#[derive(Debug)]
+pub struct LogicalUnit {
+    config: LuConfig,
+    modes: mode::Modes,
+    nexuses: Nexuses,
+    /// Holder of RESERVE(6) or (10).
+    reserved_by: Option<NexusId>,
+    persist: persist::Reservations,
+}
 
 impl LogicalUnit {
-    /// A unit without any nexus.
+    /// A disk without nexuses and reservations.
     #[must_use]
-    pub fn new(_config: LuConfig) -> Self {
-        todo!()
+    pub fn new(config: LuConfig) -> Self {
+        Self {
+            modes: mode::Modes::of(&config),
+            config,
+            nexuses: Nexuses::default(),
+            reserved_by: None,
+            persist: persist::Reservations::default(),
+        }
     }
-    /// A nexus comes into being; `initiator_port` is `iqn...,i,0x<ISID>`.
-    pub fn attach(&mut self, _nexus: NexusId, _initiator_port: &str) {
-        todo!()
+
+    /// The LUN at which the target shows it.
+    #[must_use]
+    pub fn lun(&self) -> u16 {
+        self.config.lun
     }
-    /// I_T nexus loss.
-    pub fn detach(&mut self, _nexus: NexusId) {
-        todo!()
+
+    /// The number of logical blocks.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.config.size_bytes / SECTOR_BYTES
     }
+
+    /// A session begins. `initiator_port` is the initiator port name: `iqn...,i,0x<ISID>`.
+    /// Past [`crate::limits::NEXUSES_MAX`] the nexus is not kept and its commands are answered BUSY.
+    pub fn attach(&mut self, nexus: NexusId, initiator_port: &str) {
+        self.detach(nexus);
+        self.nexuses.attach(nexus, initiator_port);
+    }
+
+    /// A session ends (I_T nexus loss): its RESERVE and unit attentions go, its persistent
+    /// registration stays.
+    pub fn detach(&mut self, nexus: NexusId) {
+        self.nexuses.detach(nexus);
+        if self.reserved_by == Some(nexus) {
+            self.reserved_by = None;
+        }
+    }
+
     /// A command arrives.
-    pub fn begin(&mut self, _nexus: NexusId, _cdb: &[u8]) -> Step {
-        todo!()
+    pub fn begin(&mut self, nexus: NexusId, cdb: &[u8]) -> Step {
+        self.step(nexus, cdb, None)
     }
-    /// Its data-out is here; shorter than asked when the initiator's EDTL was.
-    pub fn data_out(&mut self, _nexus: NexusId, _cdb: &[u8], _data: &[u8]) -> Step {
-        todo!()
+
+    /// The data-out of a command is here. It may be shorter than asked for when the initiator announced
+    /// less; bytes beyond what was asked for are ignored.
+    pub fn data_out(&mut self, nexus: NexusId, cdb: &[u8], data: &[u8]) -> Step {
+        self.step(nexus, cdb, Some(data))
     }
-    /// The volume did it.
-    pub fn done(&mut self, _nexus: NexusId, _cdb: &[u8], _outcome: Outcome) -> Reply {
-        todo!()
+
+    /// The volume has finished the command's block operation.
+    pub fn done(&mut self, _nexus: NexusId, cdb: &[u8], outcome: Outcome) -> Reply {
+        match outcome {
+            Outcome::Done | Outcome::Data { .. } => Reply::good(),
+            Outcome::Differs { offset } => self.check(Sense::MISCOMPARE.with_information(offset)),
+            Outcome::Extents(extents) => self.lba_status(&Cdb::new(cdb), &extents),
+            Outcome::Failed(failure) => self.check(failure.sense()),
+        }
     }
-    /// LOGICAL UNIT RESET, asked by `by` or by the head.
-    pub fn reset(&mut self, _by: Option<NexusId>) {
-        todo!()
+
+    /// LOGICAL UNIT RESET or a target reset by a nexus; `None`: the target resets the disk itself.
+    /// RESERVE and mode parameters go back; persistent reservations stay. Every nexus, the one
+    /// that asked too, gets a unit attention: 29/03, or 29/04 for a reset of our own.
+    pub fn reset(&mut self, by: Option<NexusId>) {
+        let attention = if by.is_some() {
+            Attention::Reset
+        } else {
+            Attention::InternalReset
+        };
+        self.reserved_by = None;
+        self.modes = mode::Modes::of(&self.config);
+        for nexus in self.nexuses.all() {
+            nexus.tell_reset(attention);
+        }
     }
-    /// CLEAR TASK SET by `by`: the others get 2F/00.
-    pub fn cleared_by_another(&mut self, _by: NexusId) {
-        todo!()
+
+    /// CLEAR TASK SET: the other nexuses hear 2F/00.
+    pub fn cleared_by_another(&mut self, by: NexusId) {
+        for nexus in self.nexuses.others(by) {
+            nexus.tell(Attention::CommandsCleared);
+        }
+    }
+
+    /// CHECK CONDITION in the sense format that the initiators have chosen (D_SENSE).
+    #[must_use]
+    pub fn check(&self, sense: Sense) -> Reply {
+        Reply {
+            sense: Some(sense.encode(self.modes.descriptor_sense())),
+            ..Reply::of_status(status::CHECK_CONDITION)
+        }
+    }
+
+    /// The answer to a command whose [`Step::Data`] was `exact` and whose announced data-out has another
+    /// length. It blames the CDB's length field: CDB and data contradict each other, and a length that did
+    /// not fit the field (256 blocks of COMPARE AND WRITE) looks like this too.
+    #[must_use]
+    pub fn wrong_data_size(&self, cdb: &[u8]) -> Reply {
+        self.check(Sense::cdb_field(Cdb::new(cdb).length_at(), None))
+    }
+
+    fn step(&mut self, nexus: NexusId, bytes: &[u8], data: Option<&[u8]>) -> Step {
+        match self.dispatch(nexus, bytes, data) {
+            Ok(step) => step,
+            Err(Refusal::Sense(sense)) => Step::Reply(self.check(sense)),
+            Err(Refusal::Conflict) => Step::Reply(Reply::of_status(status::RESERVATION_CONFLICT)),
+            Err(Refusal::Busy) => Step::Reply(Reply::of_status(status::BUSY)),
+        }
+    }
+
+    /// The checks that all commands share, in the order of SAM-5 5.3.3, then the command's own handler.
+    fn dispatch(&mut self, id: NexusId, bytes: &[u8], data: Option<&[u8]>) -> Answer {
+        let cdb = Cdb::new(bytes);
+        let command = opcode::find(&cdb);
+        let nexus = self.nexuses.get_mut(id).ok_or(Refusal::Busy)?;
+        let begins = data.is_none();
+        if begins
+            && command.map_or(true, opcode::Command::hears_attention)
+            && let Some(attention) = nexus.take_attention()
+        {
+            return Err(attention.sense().into());
+        }
+        let command = command?;
+        command.check_form(&cdb, bytes.len())?;
+        if begins {
+            // A command that is already on its way is not stopped by a later reservation (SPC-4 5.13.1).
+            self.check_reservations(id, command.access_by(&cdb))?;
+        }
+        if command.writes {
+            self.check_writable()?;
+        }
+        let call = Call {
+            nexus: id,
+            cdb,
+            data,
+        };
+        (command.run)(self, &call)
+    }
+
+    fn check_writable(&self) -> Result<(), Sense> {
+        if self.config.read_only {
+            Err(Sense::WRITE_PROTECTED)
+        } else if self.modes.software_protected() {
+            Err(Sense::SOFTWARE_WRITE_PROTECTED)
+        } else {
+            Ok(())
+        }
     }
 }
 
-/// The answer of a LUN that does not exist.
+impl Failure {
+    const fn sense(self) -> Sense {
+        match self {
+            Self::OutOfSpace => Sense::SPACE_ALLOCATION_FAILED,
+            Self::MediumRead | Self::Corrupt => Sense::READ_ERROR,
+            Self::MediumWrite => Sense::WRITE_ERROR,
+            Self::Internal => Sense::INTERNAL,
+            Self::Fenced | Self::Aborted => Sense::ABORTED,
+            Self::NotReady => Sense::BECOMING_READY,
+        }
+    }
+}
+
+/// Which way a CDB's data moves and how many bytes it asks for; `None` for a command we do not know.
 #[must_use]
-pub fn absent_lun(_cdb: &[u8], _luns: &[u16]) -> Reply {
-    todo!()
+pub fn direction(cdb: &[u8]) -> Option<Direction> {
+    let cdb = Cdb::new(cdb);
+    opcode::find(&cdb).ok().map(|_| cdb.direction())
+}
+
+/// The command's name for logs: `READ(10)`; `unknown` when there is none.
+#[must_use]
+pub fn command_name(cdb: &[u8]) -> &'static str {
+    opcode::find(&Cdb::new(cdb)).map_or("unknown", |command| command.name)
 }

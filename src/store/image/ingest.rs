@@ -21,6 +21,7 @@ use super::pack::{self, BadPlaces};
 use super::sealed::Image;
 use super::survey::Survey;
 use crate::limits::CHUNK_BYTES;
+use crate::limits::CHUNK_LEN;
 use crate::limits::IMPORT_BATCH_CHUNKS;
 use crate::limits::IMPORT_BATCHES;
 use crate::limits::IMPORT_HASH_THREADS;
@@ -29,8 +30,6 @@ use crate::limits::PACK_NUMBER_MAX;
 use crate::store::Buffer;
 use crate::store::disk::{Disk, File, OpenMode};
 use crate::store::error::{Error, ErrorKind, Result};
-
-const CHUNK: usize = CHUNK_BYTES as usize;
 
 /// How far a long operation has come, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,7 +120,7 @@ struct Hashed {
 
 fn hash(todo: &Receiver<Batch>, ready: &Sender<Hashed>) {
     while let Ok(batch) = todo.recv() {
-        let chunks = batch.bytes.chunks_exact(CHUNK).take(batch.chunks);
+        let chunks = batch.bytes.chunks_exact(CHUNK_LEN).take(batch.chunks);
         let ids = chunks
             .map(|chunk| (!is_zero(chunk)).then(|| ChunkId::of(chunk)))
             .collect();
@@ -239,9 +238,9 @@ impl<'a> Walk<'a> {
     }
 
     fn read(&mut self, first: u64, count: usize) -> Result<Buffer> {
-        let mut bytes = Buffer::take(count * CHUNK);
+        let mut bytes = Buffer::take(count * CHUNK_LEN);
         let offset = first * CHUNK_BYTES;
-        let have = (self.size - offset).min((count * CHUNK) as u64);
+        let have = (self.size - offset).min((count * CHUNK_LEN) as u64);
         // At most a batch.
         let have = usize::try_from(have).unwrap_or(0);
         let (data, rest) = bytes.split_at_mut(have);
@@ -429,7 +428,7 @@ impl<'a> Appender<'a> {
             let place = self.claim()?;
             self.index.insert(id, place);
             builder.push(id, place);
-            let part = nth * CHUNK..(nth + 1) * CHUNK;
+            let part = nth * CHUNK_LEN..(nth + 1) * CHUNK_LEN;
             run = match run.take() {
                 Some(run) if run.goes_on(place, &part) => Some(Run {
                     bytes: run.bytes.start..part.end,
@@ -496,7 +495,7 @@ impl<'a> Appender<'a> {
 
 impl Run {
     fn goes_on(&self, place: Place, part: &std::ops::Range<usize>) -> bool {
-        let chunks = self.bytes.len() / CHUNK;
+        let chunks = self.bytes.len() / CHUNK_LEN;
         self.bytes.end == part.start
             && self.first.pack == place.pack
             && self.first.slot as usize + chunks == place.slot as usize

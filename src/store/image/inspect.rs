@@ -14,10 +14,12 @@ use crate::units::SECTOR_BYTES;
 /// Fills a buffer from an offset of the disk.
 pub type Read<'a> = dyn FnMut(u64, &mut [u8]) -> Result<()> + 'a;
 
-const SECTOR: usize = SECTOR_BYTES as usize;
+const SECTOR: usize = 512;
 const GPT_SIGNATURE: &[u8] = b"EFI PART";
 const ESP: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 const PROTECTIVE: u8 = 0xee;
+
+const _: () = assert!(SECTOR as u64 == SECTOR_BYTES);
 
 /// Kind of partition table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -250,7 +252,7 @@ fn gpt(size: u64, protective: bool, found: &mut Inspection, read: &mut Read<'_>)
                 }
             }
         }
-        None => return Ok(gpt_missing(size, protective, found, read)?),
+        None => return gpt_missing(size, protective, found, read),
     };
     found.table = Table::Gpt;
     found.disk_id = guid(&header.disk);
@@ -545,7 +547,8 @@ mod test {
     #[test]
     fn a_gpt_by_sfdisk_is_read_whole() {
         let script = "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\n\
-            start=2048, size=4096, type=U, name=\"EFI\"\nsize=8192, type=L, name=\"root\", attrs=LegacyBIOSBootable\n";
+            start=2048, size=4096, type=U, name=\"EFI\"\n\
+            size=8192, type=L, name=\"root\", attrs=LegacyBIOSBootable\n";
         let Some(disk) = sfdisk(16, script) else {
             return;
         };
@@ -604,7 +607,8 @@ mod test {
     #[test]
     fn an_mbr_by_sfdisk_with_logical_partitions_is_read_whole() {
         let script = "label: dos\nlabel-id: 0xcafe1234\nstart=2048, size=2048, type=83, bootable\n\
-            start=4096, size=20000, type=5\nstart=6144, size=2048, type=82\nstart=10240, size=2048, type=8e\n";
+            start=4096, size=20000, type=5\n\
+            start=6144, size=2048, type=82\nstart=10240, size=2048, type=8e\n";
         let Some(disk) = sfdisk(16, script) else {
             return;
         };
@@ -672,7 +676,12 @@ mod test {
 
     proptest! {
         #[test]
-        fn no_sectors_make_it_panic(sectors in prop::collection::vec(any::<u8>(), 512 * 8), marks in any::<[bool; 3]>(), kinds in any::<[u8; 4]>(), starts in prop::collection::vec(0_u8..9, 4)) {
+        fn no_sectors_make_it_panic(
+            sectors in prop::collection::vec(any::<u8>(), 512 * 8),
+            marks in any::<[bool; 3]>(),
+            kinds in any::<[u8; 4]>(),
+            starts in prop::collection::vec(0_u8..9, 4),
+        ) {
             let mut disk = sectors;
             if marks[0] { disk[510..512].copy_from_slice(&[0x55, 0xaa]); }
             for n in 0..4 {

@@ -431,7 +431,11 @@ mod test {
 
     proptest! {
         #[test]
-        fn finds_what_a_plain_list_finds(data in prop::collection::vec(any::<bool>(), 1..300), from in 0_usize..300, max in 0_u64..300) {
+        fn finds_what_a_plain_list_finds(
+            data in prop::collection::vec(any::<bool>(), 1..300),
+            from in 0_usize..300,
+            max in 0_u64..300,
+        ) {
             let manifest = build(&data);
             for (number, &full) in (0..).zip(&data) {
                 let found = manifest.find(u64::from(number)).map(|at| manifest.entries()[at]);
@@ -455,7 +459,11 @@ mod test {
         }
 
         #[test]
-        fn a_flipped_bit_is_always_noticed(data in prop::collection::vec(any::<bool>(), 1..100), at: prop::sample::Index, bit in 0..8) {
+        fn a_flipped_bit_is_always_noticed(
+            data in prop::collection::vec(any::<bool>(), 1..100),
+            at: prop::sample::Index,
+            bit in 0..8,
+        ) {
             let mut bytes = build(&data).encode();
             let at = at.index(bytes.len());
             bytes[at] ^= 1_u8 << bit;
@@ -463,7 +471,10 @@ mod test {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), keep in any::<bool>()) {
+        fn no_bytes_make_it_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            keep in any::<bool>(),
+        ) {
             let mut bytes = bytes;
             if keep && bytes.len() >= 16 {
                 bytes[..8].copy_from_slice(&MAGIC);
@@ -497,6 +508,26 @@ mod test {
         builder.push_zeros(1);
         let id = builder.finish().unwrap().id();
         assert_eq!(id.to_string(), FROZEN_ID);
+    }
+
+    #[test]
+    fn the_layout_of_the_file_is_frozen() {
+        let mut builder = Builder::new(2 * CHUNK_BYTES - 512);
+        builder.push_zeros(1);
+        builder.push(
+            ChunkId([7; 32]),
+            Place {
+                pack: 0x0102,
+                slot: 0x0304,
+            },
+        );
+        let bytes = builder.finish().unwrap().encode();
+        let head = b"REVEIMG\n\x01\0\0\0\0\0\x01\0\0\xfe\x01\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0";
+        assert_eq!(bytes[..40], head[..]);
+        assert_eq!(bytes[40..60], [0; 20]);
+        assert_eq!(bytes[64..72], [2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[72..104], [7; 32]);
+        assert_eq!(bytes[104..], [2, 1, 0, 0, 4, 3, 0, 0]);
     }
 
     const FROZEN_ID: &str = "691c8cf4c8a1fb95a10bbc3b137fe3e1fd5832a16dcd8577ca1849a46783aa4e";

@@ -25,6 +25,19 @@ struct State {
     calls: Calls,
     /// From this many changes on every call fails: the process is dead.
     dead_after: Option<u64>,
+    around: Option<Around>,
+}
+
+/// What happens right before and right after the bytes of a no-wait read are copied.
+pub(super) struct Around {
+    pub(super) before: Box<dyn FnOnce() + Send>,
+    pub(super) after: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Around")
+    }
 }
 
 /// The disk; clones share it.
@@ -126,6 +139,11 @@ impl MemoryDisk {
     /// Flips a bit on the medium, not in memory.
     pub(super) fn flip(&self, path: &str, offset: usize) {
         self.file(path).bytes.lock().unwrap().medium[offset] ^= 1;
+    }
+
+    /// Lets something happen around the next no-wait read.
+    pub(super) fn around_next_try(&self, around: Around) {
+        self.state().around = Some(around);
     }
 
     /// All bytes of a file on the medium.
@@ -304,7 +322,14 @@ impl File for Handle {
 
     fn try_read_at(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
         self.alive(|calls| calls.tries += 1)?;
-        Ok(self.copy(offset, out, false)?.is_some())
+        let around = self.0.disk.lock().unwrap().around.take();
+        let Some(around) = around else {
+            return Ok(self.copy(offset, out, false)?.is_some());
+        };
+        (around.before)();
+        let copied = self.copy(offset, out, false)?.is_some();
+        (around.after)();
+        Ok(copied)
     }
 
     fn write_at(&self, offset: u64, new: &[u8]) -> Result<()> {

@@ -31,6 +31,8 @@ mod memory;
 #[cfg(test)]
 mod test;
 #[cfg(test)]
+mod test_harm;
+#[cfg(test)]
 mod test_import;
 
 pub use export::{ExportSink, SparseFile};

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::manifest::{ChunkId, Place};
 use crate::limits::CHUNK_BYTES;
+use crate::limits::CHUNK_LEN;
 use crate::limits::IMAGE_RUN_CHUNKS;
 use crate::limits::PACK_SLOTS;
 use crate::store::Buffer;
@@ -37,7 +38,6 @@ use crate::store::flight::{Flight, Join};
 
 pub(super) const PACKS: &str = "images/packs";
 
-const CHUNK: usize = CHUNK_BYTES as usize;
 const VERIFIED: u64 = 1;
 const EPOCH: u64 = 2;
 const EPOCH_BITS: u64 = 0xffff_fffe;
@@ -143,7 +143,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.start + CHUNK]
+        &self.buffer[self.start..self.start + CHUNK_LEN]
     }
 }
 
@@ -242,8 +242,9 @@ impl Pack {
         Ok(run.zip(&seen).all(same))
     }
 
-    /// The verified bytes of the first chunk of `run` (neighbouring slots), handed to `take` with its place in
-    /// the run, and of those behind it that one call could read along. Returns how many were taken. May block.
+    /// Hands the verified bytes of the first chunk of `run` (neighbouring slots) to `take` with its place in
+    /// the run, then those of the chunks behind it that the same call could read. Returns how many were
+    /// taken. May block.
     pub(super) fn load(
         &self,
         run: &[Wanted],
@@ -321,7 +322,7 @@ impl Pack {
         for wanted in run {
             self.begin(wanted.slot);
         }
-        let mut buffer = Buffer::take(run.len() * CHUNK);
+        let mut buffer = Buffer::take(run.len() * CHUNK_LEN);
         let at = run.first().map_or(0, |first| offset_of(first.slot));
         if let Err(e) = self.file.read_at(at, &mut buffer) {
             // One bad sector must not hide its neighbours: ask for each chunk alone.
@@ -334,7 +335,7 @@ impl Pack {
         let check = |(number, wanted): (usize, &Wanted)| {
             let loaded = Loaded {
                 buffer: Arc::clone(&buffer),
-                start: number * CHUNK,
+                start: number * CHUNK_LEN,
             };
             self.judge(*wanted, loaded)
         };
@@ -354,7 +355,7 @@ impl Pack {
         }
         self.bad.add(place);
         let why = format!(
-            "the bytes in {} at offset {} do not have the id {:?} any more; import the image again to repair it",
+            "the bytes in {} at offset {} do not have the id {:?} any more; import the image again",
             path(self.number),
             offset_of(wanted.slot),
             wanted.id

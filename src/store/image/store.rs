@@ -112,7 +112,8 @@ impl ImageStore {
     ///
     /// # Errors
     /// `Busy` when another import or collection runs (wait for it and try again) or the source was
-    /// changed meanwhile; `Cancelled`; `InvalidFormat` or `Unsupported` for what the source is; `Io`, `NoSpace`.
+    /// changed meanwhile; `Cancelled`; `InvalidFormat` or `Unsupported` for what the source is; `Io`;
+    /// `NoSpace`.
     pub fn import(
         &self,
         source: &mut dyn Source,
@@ -239,8 +240,8 @@ impl ImageStore {
     /// image names back. `keep` must not call the store.
     ///
     /// # Errors
-    /// `Busy` when an import runs; `Corrupt` or `NewerVersion` when a manifest that stays cannot be read: then
-    /// nobody knows which chunks it needs, and none is given back. `Io`.
+    /// `Busy` when an import runs; `Corrupt` or `NewerVersion` when a manifest that stays cannot be read:
+    /// then nobody knows which chunks it needs, and none is given back. `Io`.
     pub fn collect(&self, keep: &dyn Fn(ImageId) -> bool) -> Result<Collected> {
         let _writing = self.writing("collection")?;
         let manifests = self.drop_manifests(keep)?;
@@ -342,7 +343,7 @@ impl ImageStore {
             Err(TryLockError::Poisoned(guard)) => Ok(guard.into_inner()),
             Err(TryLockError::WouldBlock) => {
                 let why = format!(
-                    "an import, removal or collection of images is running; start this {what} again when it is done"
+                    "an import, removal or collection of images is running; try this {what} again after it"
                 );
                 Err(Error::new(ErrorKind::Busy, why))
             }

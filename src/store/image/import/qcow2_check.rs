@@ -12,7 +12,8 @@ use crate::store::error::{Error, ErrorKind, Result};
 pub(super) type Read<'a> = dyn FnMut(u64, &mut [u8]) -> Result<()> + 'a;
 
 const HEADER_V2_BYTES: u64 = 72;
-const HEADER_V3_BYTES: u64 = 104;
+const HEADER_V3_LEN: usize = 104;
+const HEADER_V3_BYTES: u64 = HEADER_V3_LEN as u64;
 /// Bits 9 to 55 of an L1 or L2 entry.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits that must be zero in an L1 entry, and in the entry of a cluster that is not compressed.
@@ -100,7 +101,7 @@ impl Header {
         if len < HEADER_V2_BYTES {
             return Err(cut(len, 0, HEADER_V2_BYTES, "the header"));
         }
-        let mut raw = [0; HEADER_V3_BYTES as usize];
+        let mut raw = [0; HEADER_V3_LEN];
         let have = usize::try_from(len.min(HEADER_V3_BYTES)).unwrap_or(raw.len());
         read(0, &mut raw[..have])?;
         let version = word(&raw, 4);
@@ -260,13 +261,13 @@ fn refuse_backing(offset: u64, len: u32, file_len: u64, read: &mut Read<'_>) -> 
     )
 }
 
-fn word(bytes: &[u8; HEADER_V3_BYTES as usize], at: usize) -> u32 {
+fn word(bytes: &[u8; HEADER_V3_LEN], at: usize) -> u32 {
     let mut raw = [0; 4];
     raw.copy_from_slice(&bytes[at..at + 4]);
     u32::from_be_bytes(raw)
 }
 
-fn long(bytes: &[u8; HEADER_V3_BYTES as usize], at: usize) -> u64 {
+fn long(bytes: &[u8; HEADER_V3_LEN], at: usize) -> u64 {
     let mut raw = [0; 8];
     raw.copy_from_slice(&bytes[at..at + 8]);
     u64::from_be_bytes(raw)

@@ -1,0 +1,363 @@
+//! `reveille node ...`.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use hyper::Method;
+
+use super::door::{Door, escape};
+use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
+use super::{Exit, progress};
+use crate::catalog::{BootMode, ImageRef, LayerMode, LoaderPolicy, PendingRecord};
+use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeView, NodesDone};
+use crate::names::{Mac, NodeName};
+use crate::units::UnixMillis;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Adds nodes
+    Add(Add),
+    /// Lists nodes, or machines that wait to become one
+    Ls {
+        /// Only these
+        nodeset: Option<String>,
+        /// Machines that asked to boot and are nobody's node
+        #[arg(long, conflicts_with = "nodeset")]
+        pending: bool,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Shows nodes whole
+    Show {
+        /// The nodes
+        nodeset: String,
+        /// With their CHAP secrets
+        #[arg(long)]
+        secrets: bool,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Changes nodes; what runs stays as it is until its next boot
+    Set(Set),
+    /// Removes nodes with their layers
+    Rm {
+        /// The nodes
+        nodeset: String,
+        /// Even those that have their disk open
+        #[arg(long)]
+        force: bool,
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Makes a node of a machine that waits; it boots on without a reset
+    Approve(Approve),
+}
+
+/// Settings that `add` and `approve` share.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// What they boot, like debian12, debian12:3 or debian12:stable
+    #[arg(long)]
+    image: Option<ImageRef>,
+    /// What becomes of their changes at each boot
+    #[arg(long, default_value = "ephemeral", value_parser = words(&["ephemeral", "persistent"]))]
+    mode: String,
+    /// What they are told when they ask: boot their image, or go on to their local disk
+    #[arg(long, default_value = "image", value_parser = words(&["image", "local"]))]
+    boot: String,
+    /// `chain`: replace even an iPXE in their firmware by the head's loader
+    #[arg(long, default_value = "auto", value_parser = words(&["auto", "chain"]))]
+    loader: String,
+    /// Power command with {node}, {mac} and {action} (on, off, cycle)
+    #[arg(long, value_name = "COMMAND")]
+    power: Option<String>,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    /// Their names, like node[001-100]
+    nodeset: String,
+    /// MAC of the first; the others count up
+    #[arg(long, conflicts_with = "macs")]
+    mac: Option<Mac>,
+    /// File with lines of `MAC` in the order of the nodes, or of `NAME MAC ...`; - reads stdin
+    #[arg(long, value_name = "FILE")]
+    macs: Option<PathBuf>,
+    /// Fixed address of the first; the others count up
+    #[arg(long)]
+    ip: Option<Ipv4Addr>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Approve {
+    /// The machine's MAC
+    mac: Mac,
+    /// The node's name
+    #[arg(long)]
+    name: NodeName,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Set {
+    /// The nodes
+    nodeset: String,
+    /// What they boot; an empty text clears it
+    #[arg(long)]
+    image: Option<String>,
+    /// What becomes of their changes at each boot
+    #[arg(long, value_parser = words(&["ephemeral", "persistent"]))]
+    mode: Option<String>,
+    /// What they are told when they ask
+    #[arg(long, value_parser = words(&["image", "local"]))]
+    boot: Option<String>,
+    /// How their firmware is loaded
+    #[arg(long, value_parser = words(&["auto", "chain"]))]
+    loader: Option<String>,
+    /// Power command; an empty text clears it
+    #[arg(long, value_name = "COMMAND")]
+    power: Option<String>,
+    /// Network cards (of one node), comma separated; the first one boots
+    #[arg(long, value_delimiter = ',')]
+    macs: Option<Vec<Mac>>,
+    /// Fixed address (of one node); an empty text clears it
+    #[arg(long)]
+    ip: Option<String>,
+    /// Give them new CHAP secrets
+    #[arg(long)]
+    new_secret: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// The words of an enum of the catalog: checked here, read by its own serde names.
+fn words(known: &'static [&'static str]) -> PossibleValuesParser {
+    PossibleValuesParser::new(known)
+}
+
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> anyhow::Result<T> {
+    let quoted = serde_json::Value::String(text.to_owned());
+    serde_json::from_value(quoted).with_context(|| format!("`{text}` is not known"))
+}
+
+pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
+    match verb {
+        Verb::Add(args) => add(door, args).await,
+        Verb::Ls {
+            pending: true,
+            output,
+            ..
+        } => pending(door, output).await,
+        Verb::Ls {
+            nodeset, output, ..
+        } => list(door, nodeset.as_deref(), output).await,
+        Verb::Show {
+            nodeset,
+            secrets,
+            output,
+        } => show(door, &nodeset, secrets, output).await,
+        Verb::Set(args) => set(door, args).await,
+        Verb::Rm {
+            nodeset,
+            force,
+            dry_run,
+        } => {
+            let ask = NodeRemove {
+                nodes: nodeset,
+                force,
+                dry_run,
+            };
+            let done: NodesDone = door.call(Method::DELETE, "/v1/nodes", &ask).await?;
+            tell(&done, "removed");
+            Ok(Exit::Good)
+        }
+        Verb::Approve(args) => approve(door, args).await,
+    }
+}
+
+/// Says what was done, or would be, and what else the operator should know.
+pub(super) fn tell(done: &NodesDone, what: &str) {
+    let would = if done.dry_run { "would have " } else { "" };
+    print_text(&format!("{would}{what} {} ({})\n", done.nodes, done.nodes.len()));
+    for notice in &done.notices {
+        progress::say(&format!("note: {notice}"));
+    }
+}
+
+async fn add(door: &Door, args: Add) -> anyhow::Result<Exit> {
+    let macs = args.macs.map(|path| read_text(&path)).transpose()?;
+    let common = args.common;
+    let ask = NodeAdd {
+        nodes: args.nodeset,
+        image: common.image,
+        mode: word(&common.mode)?,
+        boot: word(&common.boot)?,
+        loader: word(&common.loader)?,
+        power: common.power,
+        mac: args.mac,
+        macs,
+        ip: args.ip,
+        dry_run: common.dry_run,
+    };
+    let done: NodesDone = door.post("/v1/nodes", &ask).await?;
+    tell(&done, "added");
+    Ok(Exit::Good)
+}
+
+fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
+    if path.as_os_str() == "-" {
+        return std::io::read_to_string(std::io::stdin()).context("standard input");
+    }
+    std::fs::read_to_string(path).with_context(|| format!("file {}", path.display()))
+}
+
+async fn approve(door: &Door, args: Approve) -> anyhow::Result<Exit> {
+    let common = args.common;
+    let ask = NodeApprove {
+        mac: args.mac,
+        name: args.name,
+        image: common.image,
+        mode: word(&common.mode)?,
+        boot: word(&common.boot)?,
+        loader: word(&common.loader)?,
+        power: common.power,
+        dry_run: common.dry_run,
+    };
+    let done: NodesDone = door.post("/v1/nodes/approve", &ask).await?;
+    tell(&done, "approved");
+    Ok(Exit::Good)
+}
+
+async fn set(door: &Door, args: Set) -> anyhow::Result<Exit> {
+    let clearable = |text: String| (!text.is_empty()).then_some(text);
+    let image = match args.image.map(clearable) {
+        Some(Some(text)) => Some(Some(ImageRef::try_from(text).map_err(anyhow::Error::msg)?)),
+        Some(None) => Some(None),
+        None => None,
+    };
+    let ip = match args.ip.map(clearable) {
+        Some(Some(text)) => {
+            let wrong = || format!("address `{text}`: must be IPv4, like 10.0.0.7");
+            Some(Some(text.parse().with_context(wrong)?))
+        }
+        Some(None) => Some(None),
+        None => None,
+    };
+    let ask = NodeChange {
+        nodes: args.nodeset,
+        image,
+        mode: args.mode.as_deref().map(word).transpose()?,
+        boot: args.boot.as_deref().map(word).transpose()?,
+        loader: args.loader.as_deref().map(word).transpose()?,
+        power: args.power.map(clearable),
+        macs: args.macs,
+        ip,
+        new_secret: args.new_secret,
+        dry_run: args.dry_run,
+    };
+    let done: NodesDone = door.call(Method::PATCH, "/v1/nodes", &ask).await?;
+    tell(&done, "changed");
+    Ok(Exit::Good)
+}
+
+async fn fetch(
+    door: &Door,
+    nodes: Option<&str>,
+    secrets: bool,
+) -> anyhow::Result<Vec<NodeView>> {
+    let mut path = format!("/v1/nodes?secrets={secrets}");
+    if let Some(set) = nodes {
+        path += &format!("&nodes={}", escape(set));
+    }
+    door.get(&path).await
+}
+
+async fn list(door: &Door, nodes: Option<&str>, output: Format) -> anyhow::Result<Exit> {
+    let nodes = fetch(door, nodes, false).await?;
+    Listing {
+        items: &nodes,
+        header: &["node", "mac", "image", "mode", "boot", "bound to", "power"],
+        row: &|n| {
+            vec![
+                n.name.to_string(),
+                n.macs.first().map_or("-".into(), ToString::to_string),
+                n.image.clone().map_or("-".into(), String::from),
+                n.mode.as_str().to_owned(),
+                n.boot.as_str().to_owned(),
+                n.bound.clone().unwrap_or_else(|| "-".into()),
+                if n.power.is_some() { "yes" } else { "no" }.to_owned(),
+            ]
+        },
+        name: &|n| n.name.to_string(),
+    }
+    .print(output)?;
+    Ok(Exit::Good)
+}
+
+async fn show(door: &Door, nodes: &str, secrets: bool, output: Format) -> anyhow::Result<Exit> {
+    let nodes = fetch(door, Some(nodes), secrets).await?;
+    match output {
+        Format::Table => {
+            let all: Vec<String> = nodes.iter().map(describe).collect();
+            print_text(&all.join("\n"));
+        }
+        _ => print_one(&nodes, output, String::new)?,
+    }
+    Ok(Exit::Good)
+}
+
+fn describe(n: &NodeView) -> String {
+    let macs: Vec<String> = n.macs.iter().map(ToString::to_string).collect();
+    let secret = n.secret.as_ref().map(|s| s.0.clone());
+    facts(&[
+        ("node", n.name.to_string()),
+        ("macs", macs.join(", ")),
+        ("address", n.ip.map(|ip| ip.to_string()).unwrap_or_default()),
+        ("image", n.image.clone().map(String::from).unwrap_or_default()),
+        ("boots now", n.version.clone().unwrap_or_default()),
+        ("bound to", n.bound.clone().unwrap_or_default()),
+        ("mode", n.mode.as_str().to_owned()),
+        ("boot", n.boot.as_str().to_owned()),
+        ("loader", n.loader.as_str().to_owned()),
+        ("power", n.power.clone().unwrap_or_default()),
+        ("layer", n.layer.to_string()),
+        ("disk", n.disk_uuid.clone()),
+        ("added", clock(n.added)),
+        ("CHAP secret", secret.unwrap_or_default()),
+    ])
+}
+
+async fn pending(door: &Door, output: Format) -> anyhow::Result<Exit> {
+    let machines: Vec<PendingRecord> = door.get("/v1/pending").await?;
+    let now = UnixMillis::now();
+    Listing {
+        items: &machines,
+        header: &["mac", "arch", "uuid", "first seen", "last seen", "asked"],
+        row: &|m| {
+            vec![
+                m.mac.to_string(),
+                m.arch.clone(),
+                m.uuid.clone().unwrap_or_else(|| "-".into()),
+                ago(m.first, now),
+                ago(m.last, now),
+                m.asked.to_string(),
+            ]
+        },
+        name: &|m| m.mac.to_string(),
+    }
+    .print(output)?;
+    Ok(Exit::Good)
+}
