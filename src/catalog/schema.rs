@@ -42,7 +42,9 @@ pub(super) const COUNTERS: Table = TableDefinition::new("counters");
 /// Single facts by name.
 pub(super) const FACTS: Table = TableDefinition::new("facts");
 
-const ALL: [Table; 7] = [META, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS];
+const ALL: [Table; 8] = [
+    META, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS,
+];
 
 /// One record to write, or to remove when it has no value.
 pub(super) struct Row {

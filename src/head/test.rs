@@ -1,1 +1,885 @@
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
+use super::*;
+use crate::catalog::{BootMode, ImageRef, LayerMode, PendingRecord};
+use crate::events::EventKind;
+use crate::names::{BootId, Mac, NodeName};
+use crate::units::{ByteRange, UnixMillis};
+
+/// A state directory, a head over it, and image files beside it.
+struct Bench {
+    top: tempfile::TempDir,
+    host_boot: String,
+    head: Option<Head>,
+}
+
+const MIB: usize = 1 << 20;
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench = Self {
+            top: tempfile::tempdir().unwrap(),
+            host_boot: "first".into(),
+            head: None,
+        };
+        bench.reopen();
+        bench
+    }
+
+    /// With image `d`, whose version 1 is all 1, and nodes `n[1-3]` set to it.
+    fn with_nodes(mode: LayerMode) -> Self {
+        let bench = Self::new();
+        bench.import("d", 1);
+        bench.add("n[1-3]", mode);
+        bench
+    }
+
+    fn head(&self) -> &Head {
+        self.head.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.head = None;
+        let options = HeadOptions {
+            host_boot_id: Some(self.host_boot.clone()),
+        };
+        let head = Head::open(&self.top.path().join("state"), &options);
+        self.head = Some(head.unwrap());
+    }
+
+    fn restart_host(&mut self) {
+        self.host_boot.push('+');
+        self.reopen();
+    }
+
+    fn file(&self, byte: u8) -> PathBuf {
+        let path = self.top.path().join(format!("{byte}.raw"));
+        std::fs::write(&path, vec![byte; MIB]).unwrap();
+        path
+    }
+
+    fn ask(&self, name: &str, byte: u8) -> ImageImport {
+        ImageImport {
+            path: self.file(byte),
+            name: ImageRef::parse(name).unwrap(),
+            format: "raw".into(),
+            arch: Some("x86_64".into()),
+            note: None,
+            tags: Vec::new(),
+            dry_run: false,
+        }
+    }
+
+    fn run(&self, ask: &ImageImport) -> Result<ImageImported> {
+        self.head()
+            .image_import(ask, &|_| (), &AtomicBool::new(false))
+    }
+
+    fn import(&self, name: &str, byte: u8) -> ImageImported {
+        self.run(&self.ask(name, byte)).unwrap()
+    }
+
+    fn add(&self, nodes: &str, mode: LayerMode) {
+        let ask = NodeAdd {
+            mode,
+            ..add_ask(nodes)
+        };
+        self.head().nodes_add(&ask).unwrap();
+    }
+
+    fn set_image(&self, nodes: &str, image: &str) -> NodesDone {
+        let ask = NodeChange {
+            nodes: nodes.into(),
+            image: Some(Some(ImageRef::parse(image).unwrap())),
+            ..NodeChange::default()
+        };
+        self.head().nodes_set(&ask).unwrap()
+    }
+
+    /// Begins a boot as the boot services do.
+    fn boot(&self, node: &str) -> Arc<Binding> {
+        let boot = self.head().bus().begin_boot(&name(node), "test");
+        self.head().prepare_boot(&name(node), boot).unwrap()
+    }
+
+    fn login(&self, node: &str, firmware: bool) -> Result<Attached> {
+        self.head().attach(&name(node), firmware)
+    }
+
+    fn os(&self, node: &str) -> Attached {
+        self.login(node, false).unwrap()
+    }
+
+    fn reset(&self, nodes: &str) {
+        let ask = LayerReset {
+            nodes: nodes.into(),
+            ..LayerReset::default()
+        };
+        self.head().layers_reset(&ask, &|_| false).unwrap();
+    }
+
+    fn remove_image(&self, image: &str, busy: &dyn Fn(&NodeName) -> bool) -> Result<ImageRemoved> {
+        let ask = ImageRemove {
+            image: ImageRef::parse(image).unwrap(),
+            dry_run: false,
+        };
+        self.head().image_remove(&ask, busy)
+    }
+}
+
+fn name(text: &str) -> NodeName {
+    NodeName::parse(text).unwrap()
+}
+
+fn add_ask(nodes: &str) -> NodeAdd {
+    NodeAdd {
+        nodes: nodes.into(),
+        image: Some(ImageRef::parse("d").unwrap()),
+        ..NodeAdd::default()
+    }
+}
+
+fn byte(disk: &Attached, offset: u64) -> u8 {
+    let range = ByteRange::new(offset, 512).unwrap();
+    disk.volume.read(range).unwrap().to_vec()[0]
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T>, kind: HeadErrorKind, words: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind, kind, "{error}");
+    for word in words {
+        assert!(error.message.contains(word), "no `{word}` in: {error}");
+    }
+}
+
+// --- images ---
+
+#[test]
+fn an_import_makes_the_next_version_and_survives_reopening() {
+    let mut bench = Bench::new();
+    let first = bench.import("d", 1);
+    assert_eq!((first.label.as_str(), first.already), ("d:1", false));
+    assert_eq!(first.size, MIB as u64);
+    assert_eq!(bench.import("d", 2).label, "d:2");
+    bench.reopen();
+    let images = bench.head().images();
+    let versions: Vec<u32> = images[0]
+        .versions
+        .iter()
+        .map(|v| v.record.version)
+        .collect();
+    assert_eq!((images.len(), versions), (1, vec![1, 2]));
+    assert_eq!(images[0].versions[0].record.id, first.id.unwrap());
+    assert_eq!(images[0].versions[1].tags, ["latest"]);
+}
+
+#[test]
+fn the_same_content_again_is_the_same_version() {
+    let bench = Bench::new();
+    bench.import("d", 1);
+    let mut ask = bench.ask("d", 1);
+    ask.tags = vec!["stable".into()];
+    let again = bench.run(&ask).unwrap();
+    assert_eq!((again.label.as_str(), again.already), ("d:1", true));
+    let view = &bench.head().images()[0].versions;
+    assert_eq!((view.len(), view[0].tags.len()), (1, 2));
+    // Under another name it is another image with the same chunks.
+    let other = bench.import("e", 1);
+    assert_eq!((other.label.as_str(), other.new_chunks), ("e:1", 0));
+}
+
+#[test]
+fn version_numbers_may_be_chosen_but_never_used_again() {
+    let bench = Bench::new();
+    assert_eq!(bench.import("d:5", 1).label, "d:5");
+    assert_eq!(bench.import("d", 2).label, "d:6");
+    for taken in ["d:5", "d:4", "d:6"] {
+        let ask = bench.ask(taken, 3);
+        refused(
+            bench.run(&ask),
+            HeadErrorKind::Conflict,
+            &[taken, "next is 7"],
+        );
+    }
+    let ask = bench.ask("d:stable", 3);
+    refused(bench.run(&ask), HeadErrorKind::Invalid, &["tag `stable`"]);
+}
+
+#[test]
+fn a_rehearsed_import_tells_the_label_and_does_nothing() {
+    let bench = Bench::new();
+    let mut ask = bench.ask("d", 1);
+    ask.dry_run = true;
+    let told = bench.run(&ask).unwrap();
+    assert_eq!((told.label.as_str(), told.id), ("d:1", None));
+    assert!(bench.head().images().is_empty());
+    ask.path = bench.top.path().join("missing.raw");
+    refused(bench.run(&ask), HeadErrorKind::NotFound, &["missing.raw"]);
+    ask.format = "vhd".into();
+    refused(bench.run(&ask), HeadErrorKind::Invalid, &["vhd"]);
+}
+
+#[test]
+fn tags_move_and_tell_whose_boot_changes() {
+    let bench = Bench::new();
+    bench.import("d", 1);
+    bench.import("d", 2);
+    let tag = |version: &str, tag: &str| {
+        bench.head().image_tag(&ImageTag {
+            image: ImageRef::parse(version).unwrap(),
+            tag: tag.into(),
+            dry_run: false,
+        })
+    };
+    tag("d:1", "stable").unwrap();
+    bench.add("n[1-3]", LayerMode::Ephemeral);
+    bench.set_image("n[1-2]", "d:stable");
+    let moved = tag("d:2", "stable").unwrap();
+    assert_eq!((moved.before, moved.version), (Some(1), Some(2)));
+    assert_eq!(moved.nodes.to_string(), "n[1-2]");
+    refused(tag("d:7", "x"), HeadErrorKind::NotFound, &["d:7"]);
+    refused(tag("d:1", "latest"), HeadErrorKind::Invalid, &["latest"]);
+    let untag = || {
+        bench.head().image_untag(&ImageUntag {
+            name: "d".into(),
+            tag: "stable".into(),
+            dry_run: false,
+        })
+    };
+    refused(untag(), HeadErrorKind::Conflict, &["n[1-2]", "d:stable"]);
+    bench.set_image("n[1-2]", "d");
+    assert_eq!(untag().unwrap().before, Some(2));
+    refused(untag(), HeadErrorKind::NotFound, &["d:stable"]);
+}
+
+#[test]
+fn an_image_in_use_is_not_removed_and_its_users_are_named() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.import("d", 2);
+    bench.set_image("n[1-2]", "d:1");
+    let idle = |_: &NodeName| false;
+    let named = ["n[1-2]", "in use"];
+    refused(
+        bench.remove_image("d:1", &idle),
+        HeadErrorKind::Conflict,
+        &named,
+    );
+    refused(
+        bench.remove_image("d:2", &idle),
+        HeadErrorKind::Conflict,
+        &["n3"],
+    );
+    refused(
+        bench.remove_image("d", &idle),
+        HeadErrorKind::Conflict,
+        &["n[1-3]"],
+    );
+    refused(
+        bench.remove_image("x", &idle),
+        HeadErrorKind::NotFound,
+        &["`x`"],
+    );
+    // Set to another version, but still running from this one.
+    bench.boot("n1");
+    bench.set_image("n[1-2]", "d:2");
+    let n1 = |node: &NodeName| *node == name("n1");
+    refused(
+        bench.remove_image("d:1", &n1),
+        HeadErrorKind::Conflict,
+        &["n1 run from it"],
+    );
+    let removed = bench.remove_image("d:1", &idle).unwrap();
+    assert_eq!(removed.labels, ["d:1"]);
+    // A system that was not seen when its image went does not get another disk.
+    refused(
+        bench.login("n1", false),
+        HeadErrorKind::Gone,
+        &["n1", "boot the node anew"],
+    );
+    assert_eq!(bench.boot("n1").label, "d:2");
+}
+
+#[test]
+fn removal_gives_the_space_back() {
+    let bench = Bench::new();
+    let id = bench.import("d", 1).id.unwrap();
+    bench.import("e", 2);
+    let removed = bench.remove_image("d", &|_| false).unwrap();
+    assert!(removed.freed_bytes.is_some());
+    let left = bench.head().store.images.list().unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(!left.contains(&id));
+    assert_eq!(bench.head().images().len(), 1);
+}
+
+#[test]
+fn content_that_another_image_names_stays() {
+    let bench = Bench::new();
+    bench.import("d", 1);
+    bench.import("e", 1);
+    bench.remove_image("d", &|_| false).unwrap();
+    assert_eq!(bench.head().store.images.list().unwrap().len(), 1);
+    let view = bench.head().image_show(&ImageRef::parse("e:1").unwrap());
+    assert!(view.unwrap().versions[0].disk.is_some());
+}
+
+#[test]
+fn an_image_is_shown_verified_and_exported() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let image = ImageRef::parse("d:1").unwrap();
+    let view = bench.head().image_show(&image).unwrap();
+    assert_eq!(view.nodes.to_string(), "n[1-3]");
+    assert_eq!(view.versions[0].data_chunks, Some(16));
+    assert_eq!(view.versions[0].disk.as_ref().unwrap()["table"], "none");
+    let ask = ImageVerify {
+        image: image.clone(),
+    };
+    let no = AtomicBool::new(false);
+    let verified = bench.head().image_verify(&ask, &|_| (), &no).unwrap();
+    assert_eq!((verified.label.as_str(), verified.bad.len()), ("d:1", 0));
+    let ask = ImageExport {
+        image,
+        path: bench.top.path().join("out.raw"),
+        dry_run: false,
+    };
+    bench.head().image_export(&ask, &|_| (), &no).unwrap();
+    assert_eq!(std::fs::read(&ask.path).unwrap(), vec![1; MIB]);
+    let again = bench.head().image_export(&ask, &|_| (), &no);
+    refused(again, HeadErrorKind::Conflict, &["out.raw"]);
+}
+
+#[test]
+fn a_cancelled_export_leaves_no_file() {
+    let bench = Bench::new();
+    bench.import("d", 1);
+    let ask = ImageExport {
+        image: ImageRef::parse("d").unwrap(),
+        path: bench.top.path().join("out.raw"),
+        dry_run: false,
+    };
+    let yes = AtomicBool::new(true);
+    refused(
+        bench.head().image_export(&ask, &|_| (), &yes),
+        HeadErrorKind::Unavailable,
+        &["out.raw", "cancelled"],
+    );
+    assert!(!ask.path.exists());
+}
+
+// --- nodes ---
+
+#[test]
+fn nodes_are_added_with_all_that_is_theirs() {
+    let bench = Bench::new();
+    bench.import("d", 1);
+    let ask = NodeAdd {
+        mac: Some(Mac::parse("52:54:00:00:00:01").unwrap()),
+        ip: Some("10.0.0.1".parse().unwrap()),
+        ..add_ask("n[1-500]")
+    };
+    let rows = bench.head().catalog.rows_written();
+    let began = std::time::Instant::now();
+    let done = bench.head().nodes_add(&ask).unwrap();
+    println!("500 nodes in {:?}", began.elapsed());
+    assert_eq!(done.nodes.to_string(), "n[1-500]");
+    // A row for each node and one for its layer's number: nothing that depends on how many there are.
+    assert_eq!(bench.head().catalog.rows_written() - rows, 1000);
+    let views = bench.head().nodes(Some("n500"), true).unwrap();
+    let last = &views[0];
+    assert_eq!(last.macs[0].to_string(), "52:54:00:00:01:f4");
+    assert_eq!(last.ip.unwrap().to_string(), "10.0.1.244");
+    assert_eq!(last.version.as_deref(), Some("d:1"));
+    assert_eq!(last.secret.as_ref().unwrap().0.len(), 16);
+    assert!(
+        bench.head().nodes(Some("n1"), false).unwrap()[0]
+            .secret
+            .is_none()
+    );
+    let all = bench.head().nodes(None, true).unwrap();
+    let secrets: std::collections::HashSet<_> = all
+        .iter()
+        .map(|n| n.secret.as_ref().unwrap().0.clone())
+        .collect();
+    let uuids: std::collections::HashSet<_> = all.iter().map(|n| &n.disk_uuid).collect();
+    assert_eq!((secrets.len(), uuids.len()), (500, 500));
+    assert!(bench.head().store.layers.layers().is_empty());
+}
+
+#[test]
+fn nodes_are_added_all_or_none() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let add = |ask: NodeAdd| bench.head().nodes_add(&ask);
+    let again = add(add_ask("n[2-6]"));
+    refused(again, HeadErrorKind::Conflict, &["n[2-3] exist already"]);
+    let no_image = NodeAdd {
+        image: Some(ImageRef::parse("x:1").unwrap()),
+        ..add_ask("m1")
+    };
+    refused(add(no_image), HeadErrorKind::NotFound, &["x:1", "import"]);
+    let mac = Some(Mac::parse("52:54:00:00:00:01").unwrap());
+    add(NodeAdd {
+        mac,
+        ..add_ask("m1")
+    })
+    .unwrap();
+    let taken = NodeAdd {
+        macs: Some("525400000009\n525400000001".into()),
+        ..add_ask("m[2-3]")
+    };
+    refused(
+        add(taken),
+        HeadErrorKind::Conflict,
+        &["m3", "52:54:00:00:00:01", "`m1`"],
+    );
+    refused(
+        add(add_ask("@nobody")),
+        HeadErrorKind::Invalid,
+        &["@nobody"],
+    );
+    assert_eq!(bench.head().nodes(None, false).unwrap().len(), 4);
+    let dry = NodeAdd {
+        dry_run: true,
+        ..add_ask("k[1-9]")
+    };
+    assert_eq!(add(dry).unwrap().nodes.len(), 9);
+    assert_eq!(bench.head().nodes(None, false).unwrap().len(), 4);
+}
+
+#[test]
+fn nodes_are_chosen_by_sets_and_groups() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.import("e", 2);
+    bench.add("p1", LayerMode::Persistent);
+    bench.set_image("n3", "e");
+    let chosen = |text: &str| bench.head().select(text).unwrap().to_string();
+    assert_eq!(chosen("@all"), "n[1-3],p1");
+    assert_eq!(chosen("@all!@image:e"), "n[1-2],p1");
+    assert_eq!(chosen("@mode:persistent"), "p1");
+    let select = |text: &str| bench.head().select(text);
+    refused(select("n[3-5]"), HeadErrorKind::NotFound, &["n[4-5]"]);
+    refused(select("n1&n2"), HeadErrorKind::NotFound, &["names no node"]);
+    refused(select("@rack1"), HeadErrorKind::Invalid, &["@image:NAME"]);
+}
+
+#[test]
+fn what_a_change_leaves_out_stays_and_null_clears() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let set = |json: &str| {
+        let ask: NodeChange = serde_json::from_str(json).unwrap();
+        bench.head().nodes_set(&ask)
+    };
+    let n1 = || bench.head().nodes(Some("n1"), false).unwrap().remove(0);
+    set(r#"{"nodes":"n1","power":"ipmi {node}","ip":"10.0.0.9","boot":"local"}"#).unwrap();
+    assert_eq!(n1().power.as_deref(), Some("ipmi {node}"));
+    set(r#"{"nodes":"n1","power":null,"macs":["52:54:00:00:00:01"]}"#).unwrap();
+    let now = n1();
+    assert_eq!(
+        (now.power, now.boot, now.macs.len()),
+        (None, BootMode::Local, 1)
+    );
+    assert_eq!(now.ip.unwrap().to_string(), "10.0.0.9");
+    let taken = set(r#"{"nodes":"n2","macs":["52:54:00:00:00:01"]}"#);
+    refused(taken, HeadErrorKind::Conflict, &["n2", "`n1`"]);
+    let many = set(r#"{"nodes":"n[1-2]","ip":"10.0.0.8"}"#);
+    refused(many, HeadErrorKind::Invalid, &["n[1-2]"]);
+    let missing = set(r#"{"nodes":"n1","image":"x"}"#);
+    refused(missing, HeadErrorKind::NotFound, &["image x"]);
+    assert!(serde_json::from_str::<NodeChange>(r#"{"nodes":"n1","colour":1}"#).is_err());
+}
+
+#[test]
+fn a_removed_node_takes_its_layer_along() {
+    let bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512]).unwrap();
+    let layer = disk.node.layer;
+    let ask = NodeRemove {
+        nodes: "n[1-2]".into(),
+        ..NodeRemove::default()
+    };
+    let busy = |node: &NodeName| *node == name("n1");
+    let remove = |ask: &NodeRemove| bench.head().nodes_remove(ask, &busy);
+    refused(
+        remove(&ask),
+        HeadErrorKind::Conflict,
+        &["n1 have their disks open"],
+    );
+    let force = NodeRemove { force: true, ..ask };
+    assert_eq!(remove(&force).unwrap().nodes.to_string(), "n[1-2]");
+    assert!(disk.volume.read(ByteRange::new(0, 512).unwrap()).is_err());
+    assert!(!bench.head().layer_use(layer).unwrap().holds_data());
+    refused(bench.login("n1", false), HeadErrorKind::NotFound, &["n1"]);
+    // Its name may come back; its layer's number does not.
+    bench.add("n1", LayerMode::Persistent);
+    let now = bench.head().snapshot();
+    assert!(now.node("n1").unwrap().layer > now.node("n3").unwrap().layer);
+}
+
+#[test]
+fn a_layer_that_no_node_has_is_removed_at_the_next_start() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512]).unwrap();
+    let layer = disk.node.layer;
+    drop(disk);
+    // As if the process had died between the two halves of a removal.
+    let remove = |changes: &mut crate::catalog::Changes| changes.remove_node(&name("n1"));
+    bench.head().catalog.transact(remove).unwrap();
+    bench.reopen();
+    assert!(!bench.head().layer_use(layer).unwrap().holds_data());
+}
+
+// --- machines that wait ---
+
+fn machine(n: u64, at: u64) -> PendingRecord {
+    let base = Mac::parse("52:54:00:00:00:00").unwrap();
+    PendingRecord {
+        mac: base.plus(n).unwrap(),
+        arch: "bios".into(),
+        uuid: None,
+        first: UnixMillis(at),
+        last: UnixMillis(at),
+        asked: 1,
+    }
+}
+
+#[test]
+fn a_waiting_machine_is_approved_once() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let head = bench.head();
+    head.note_pending(machine(1, 1000)).unwrap();
+    head.note_pending(machine(1, 2000)).unwrap();
+    assert_eq!(head.pending()[0].asked, 2);
+    let ask: NodeApprove = serde_json::from_str(
+        r#"{"mac":"52:54:00:00:00:01","name":"m1","image":"d","mode":"persistent"}"#,
+    )
+    .unwrap();
+    head.node_approve(&ask).unwrap();
+    assert!(head.pending().is_empty());
+    let now = head.snapshot();
+    assert_eq!(now.node_by_mac(ask.mac).unwrap().name, ask.name);
+    assert!(now.pending(ask.mac).is_none());
+    // It may ask once more before it knows.
+    head.note_pending(machine(1, 3000)).unwrap();
+    assert!(head.pending().is_empty());
+    refused(head.node_approve(&ask), HeadErrorKind::Conflict, &["`m1`"]);
+    let stranger = NodeApprove {
+        mac: machine(2, 0).mac,
+        ..ask
+    };
+    refused(
+        head.node_approve(&stranger),
+        HeadErrorKind::NotFound,
+        &["let it boot once"],
+    );
+}
+
+#[test]
+fn waiting_machines_are_written_now_and_then_and_survive() {
+    let mut bench = Bench::new();
+    bench.head().note_pending(machine(1, 1000)).unwrap();
+    let rows = bench.head().catalog.rows_written();
+    for n in 0..50 {
+        bench.head().note_pending(machine(n, 1500)).unwrap();
+    }
+    assert_eq!(bench.head().catalog.rows_written(), rows);
+    bench.head().note_pending(machine(1, 60_000)).unwrap();
+    assert_eq!(bench.head().catalog.rows_written(), rows + 50);
+    bench.reopen();
+    let pending = bench.head().pending();
+    assert_eq!((pending.len(), pending[0].asked), (50, 3));
+    bench.head().pending_forget(machine(1, 0).mac).unwrap();
+    bench.reopen();
+    assert_eq!(bench.head().pending().len(), 49);
+}
+
+// --- boots ---
+
+#[test]
+fn an_ephemeral_node_begins_each_boot_from_its_image() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    assert_eq!(bench.boot("n1").label, "d:1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512]).unwrap();
+    assert_eq!((byte(&disk, 0), byte(&disk, 4096)), (9, 1));
+    // A second login of the same boot sees the same disk.
+    assert_eq!(byte(&bench.os("n1"), 0), 9);
+    bench.boot("n1");
+    assert!(disk.volume.read(ByteRange::new(0, 512).unwrap()).is_err());
+    assert_eq!(byte(&bench.os("n1"), 0), 1);
+    assert_eq!(byte(&bench.login("n2", true).unwrap(), 0), 1);
+}
+
+#[test]
+fn preparing_a_boot_twice_changes_nothing() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let boot = bench.head().bus().begin_boot(&name("n1"), "test");
+    let first = bench.head().prepare_boot(&name("n1"), boot).unwrap();
+    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
+    bench.import("d", 2);
+    let again = bench.head().prepare_boot(&name("n1"), boot).unwrap();
+    assert_eq!(first, again);
+    assert_eq!(byte(&bench.os("n1"), 0), 9);
+}
+
+#[test]
+fn a_boot_stays_on_its_version_and_the_next_one_moves_on() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.boot("n1");
+    bench.import("d", 2);
+    assert_eq!(bench.os("n1").binding.label, "d:1");
+    assert_eq!(byte(&bench.os("n1"), 0), 1);
+    assert_eq!(bench.boot("n1").label, "d:2");
+    assert_eq!(byte(&bench.os("n1"), 0), 2);
+}
+
+#[test]
+fn a_persistent_layer_is_kept_over_its_version() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512]).unwrap();
+    disk.volume.flush().unwrap();
+    drop(disk);
+    bench.import("d", 2);
+    bench.restart_host();
+    let bound = bench.boot("n1");
+    assert_eq!(bound.label, "d:1");
+    let disk = bench.os("n1");
+    assert_eq!((byte(&disk, 0), byte(&disk, 4096)), (9, 1));
+    let layer = bench.head().layers(Some("n1")).unwrap().remove(0);
+    assert_eq!(layer.image.as_deref(), Some("d:1"));
+    assert_eq!(layer.wanted.as_deref(), Some("d:2"));
+    assert_eq!(layer.held.data_bytes, 4096);
+    let idle = |_: &NodeName| false;
+    let removed = bench.remove_image("d:1", &idle);
+    refused(removed, HeadErrorKind::Conflict, &["n1 keep layers"]);
+}
+
+#[test]
+fn a_persistent_layer_without_data_moves_on() {
+    let bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    bench.os("n1");
+    bench.import("d", 2);
+    assert_eq!(bench.boot("n1").label, "d:2");
+}
+
+#[test]
+fn a_new_boot_ends_what_the_old_one_had_open_even_if_the_layer_is_kept() {
+    let bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    let old = bench.os("n1");
+    old.volume.write(0, &[9; 512]).unwrap();
+    bench.boot("n1");
+    assert!(old.volume.write(0, &[8; 512]).is_err());
+    assert_eq!(byte(&bench.os("n1"), 0), 9);
+}
+
+#[test]
+fn a_reset_by_hand_needs_a_new_boot() {
+    let bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
+    bench.import("d", 2);
+    let ask = LayerReset {
+        nodes: "n1".into(),
+        ..LayerReset::default()
+    };
+    let busy = bench.head().layers_reset(&ask, &|_| true);
+    refused(busy, HeadErrorKind::Conflict, &["n1", "force"]);
+    bench.reset("n1");
+    refused(
+        bench.login("n1", false),
+        HeadErrorKind::Gone,
+        &["n1", "reset"],
+    );
+    assert_eq!(bench.boot("n1").label, "d:2");
+    assert_eq!(byte(&bench.os("n1"), 0), 2);
+}
+
+#[test]
+fn going_ephemeral_throws_the_kept_layer_away_and_says_so() {
+    let bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
+    let ask: NodeChange = serde_json::from_str(r#"{"nodes":"n1","mode":"ephemeral"}"#).unwrap();
+    let done = bench.head().nodes_set(&ask).unwrap();
+    assert!(
+        done.notices[0].contains("thrown away"),
+        "{:?}",
+        done.notices
+    );
+    assert_eq!(byte(&bench.os("n1"), 0), 9);
+    bench.boot("n1");
+    assert_eq!(byte(&bench.os("n1"), 0), 1);
+}
+
+#[test]
+fn a_firmware_login_begins_a_boot_where_none_is_under_way() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let bus = bench.head().bus();
+    let first = bench.login("n1", true).unwrap().binding.boot;
+    assert_eq!(bus.current_boot(&name("n1")), Some(first));
+    // Firmware that logs in again, and the system it loads, belong to the same boot.
+    assert_eq!(bench.login("n1", true).unwrap().binding.boot, first);
+    assert_eq!(bench.os("n1").binding.boot, first);
+    assert_eq!(bench.os("n1").binding.boot, first);
+    // After a system was there, firmware means that the node was restarted.
+    let second = bench.login("n1", true).unwrap().binding.boot;
+    assert!(second > first);
+    // A boot that the boot services began is not begun again.
+    let third = bench.boot("n1").boot;
+    assert_eq!(bench.login("n1", true).unwrap().binding.boot, third);
+}
+
+#[test]
+fn a_firmware_login_prepares_a_boot_that_only_began() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.boot("n1");
+    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
+    let boot = bench.head().bus().begin_boot(&name("n1"), "dhcp");
+    let disk = bench.login("n1", true).unwrap();
+    assert_eq!((disk.binding.boot, byte(&disk, 0)), (boot, 1));
+}
+
+#[test]
+fn a_system_without_any_boot_gets_one() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let disk = bench.os("n1");
+    assert_eq!(disk.binding.label, "d:1");
+    assert!(disk.binding.boot > BootId(0));
+}
+
+#[test]
+fn a_running_system_keeps_its_disk_over_a_restart_of_the_head() {
+    let mut bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let boot = bench.boot("n1").boot;
+    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
+    bench.reopen();
+    let disk = bench.os("n1");
+    assert_eq!((disk.binding.boot, byte(&disk, 0)), (boot, 9));
+    let next = bench.boot("n1").boot;
+    assert!(next > boot, "boot ids are never given twice");
+}
+
+#[test]
+fn a_restart_of_the_host_ends_ephemeral_boots_with_a_reason() {
+    let mut bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.boot("n1");
+    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
+    bench.restart_host();
+    let words = ["n1", "restart of the head's machine", "boot the node anew"];
+    refused(bench.login("n1", false), HeadErrorKind::Gone, &words);
+    bench.reopen();
+    refused(bench.login("n1", false), HeadErrorKind::Gone, &words);
+    bench.boot("n1");
+    assert_eq!(byte(&bench.os("n1"), 0), 1);
+    bench.reopen();
+    assert_eq!(byte(&bench.os("n1"), 0), 1);
+}
+
+#[test]
+fn a_node_that_cannot_boot_says_why() {
+    let bench = Bench::new();
+    bench.import("d", 1);
+    let ask = NodeAdd {
+        image: None,
+        ..add_ask("n1")
+    };
+    assert!(bench.head().nodes_add(&ask).unwrap().notices[0].contains("no image"));
+    let words = ["n1", "reveille node set n1 --image"];
+    refused(bench.login("n1", true), HeadErrorKind::Invalid, &words);
+    refused(bench.login("x", true), HeadErrorKind::NotFound, &["`x`"]);
+}
+
+#[test]
+fn a_reset_layer_is_told_on_the_bus() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.boot("n1");
+    let (kept, _) = bench.head().bus().replay_and_subscribe(0);
+    let reset =
+        |kind: &EventKind| matches!(kind, EventKind::LayerReset { image } if image == "d:1");
+    assert!(
+        kept.iter()
+            .any(|event| reset(&event.kind) && event.boot.is_some())
+    );
+}
+
+#[test]
+fn boot_ids_are_reserved_ahead() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let reserved = || bench.head().snapshot().counter(BOOTS);
+    let before = reserved();
+    bench.boot("n1");
+    assert_eq!(reserved(), before);
+    let far = BootId(before - 10);
+    bench.head().prepare_boot(&name("n1"), far).unwrap();
+    assert_eq!(reserved(), far.0 + limits::BOOT_ID_BLOCK);
+}
+
+#[test]
+fn one_slow_node_does_not_hold_up_another() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let run = bench.head().runs.of(&name("n1"));
+    let held = boot::lock(&run);
+    // Would hang if it needed what n1's operation holds.
+    assert_eq!(bench.boot("n2").label, "d:1");
+    bench.os("n2");
+    drop(held);
+    bench.os("n1");
+}
+
+#[test]
+fn nodes_boot_side_by_side() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    std::thread::scope(|scope| {
+        for node in ["n1", "n2", "n3"] {
+            let bench = &bench;
+            scope.spawn(move || {
+                for round in 0..5 {
+                    let boot = bench.boot(node).boot;
+                    let disk = bench.os(node);
+                    assert_eq!(disk.binding.boot, boot, "{node} round {round}");
+                    disk.volume.write(0, &[9; 512]).unwrap();
+                    assert_eq!(byte(&disk, 0), 9);
+                }
+            });
+        }
+    });
+}
+
+// --- the whole ---
+
+#[test]
+fn one_process_at_a_time_has_a_state_directory() {
+    let bench = Bench::new();
+    let second = Head::open(&bench.top.path().join("state"), &HeadOptions::default());
+    let pid = format!("process {}", std::process::id());
+    refused(second, HeadErrorKind::Refused, &[&pid, "socket"]);
+}
+
+#[test]
+fn campaigns_are_kept_and_numbered() {
+    let mut bench = Bench::new();
+    let id = bench.head().next_campaign().unwrap();
+    bench.head().put_campaign(id, r#"{"nodes":"n1"}"#).unwrap();
+    bench.head().put_campaign(id, r#"{"nodes":"n2"}"#).unwrap();
+    bench.reopen();
+    let kept = bench.head().campaigns().unwrap();
+    assert_eq!(kept, [(id, r#"{"nodes":"n2"}"#.to_owned())]);
+    assert!(bench.head().next_campaign().unwrap() > id);
+}
+
+#[test]
+fn secrets_stay_out_of_debug_text() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let secret = bench.head().nodes(Some("n1"), true).unwrap()[0]
+        .secret
+        .clone();
+    let text = format!("{:?} {:?}", bench.head().snapshot(), bench.head());
+    assert!(!text.contains(&secret.unwrap().0));
+}
