@@ -21,6 +21,9 @@ use crate::limits::TEXT_CHAIN_MAX;
 
 /// Bytes in a digest.
 const DIGEST_BYTES: usize = 4;
+/// [`TEXT_CHAIN_MAX`] as the header counts it.
+#[expect(clippy::cast_possible_truncation, reason = "8 KiB")]
+const LOGIN_DATA_MAX: u32 = TEXT_CHAIN_MAX as u32;
 /// Largest AHS: 255 words (RFC 7143 11.2.1.5).
 pub const AHS_BYTES_MAX: usize = 255 * 4;
 
@@ -52,7 +55,7 @@ impl Decoder {
         Self {
             header_digest: false,
             data_digest: false,
-            data_max: TEXT_CHAIN_MAX as u32,
+            data_max: LOGIN_DATA_MAX,
             ahs_max: 0,
             first_byte: Some(op::LOGIN | 0x40),
         }

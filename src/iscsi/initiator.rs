@@ -4,9 +4,10 @@
 //! EDK2, Linux or libiscsi would take for a fault of the target is an error here.
 //!
 //! ```text
-//!  offer   what known initiators offer, the login (pure)
-//!  engine  commands and tasks of the full feature phase (pure)
-//!  mod     the socket: `submit` queues, `complete` sends, receives, and yields what is done
+//!  profiles  what known initiators offer
+//!  offer     the login (pure)
+//!  engine    commands and tasks of the full feature phase (pure)
+//!  here      the socket: `submit` queues, `complete` sends, receives, and yields what is done
 //! ```
 //!
 //! `complete` is cancel safe: it only waits for readiness, then reads and writes without waiting. So a
@@ -14,6 +15,7 @@
 
 pub mod engine;
 pub mod offer;
+pub mod profiles;
 
 use std::fmt;
 use std::io;
@@ -90,6 +92,8 @@ pub struct Wire {
     /// Bytes to send, and how many of them are sent.
     out: Vec<u8>,
     sent: usize,
+    /// Bytes to make room for in the next read: grows with the traffic, so that idle sessions are small.
+    read_bytes: usize,
 }
 
 impl Wire {
@@ -112,6 +116,7 @@ impl Wire {
             },
             out: Vec::new(),
             sent: 0,
+            read_bytes: INITIATOR_READ_BYTES / 32,
         })
     }
 
@@ -177,10 +182,16 @@ impl Wire {
             if !ready.is_readable() && !ready.is_read_closed() {
                 continue;
             }
-            let room = self.inbox.room(needed.max(BHS_BYTES), INITIATOR_READ_BYTES);
+            let room = self.inbox.room(needed.max(BHS_BYTES), self.read_bytes);
+            let space = room.capacity() - room.len();
             match self.stream.try_read_buf(room) {
                 Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
+                Ok(len) => {
+                    if len == space {
+                        self.read_bytes = (2 * self.read_bytes).min(INITIATOR_READ_BYTES);
+                    }
+                    return Ok(true);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
                 Err(error) => return Err(Error::io("receiving", &error)),
@@ -198,6 +209,7 @@ impl Wire {
             }
         }
         self.out.clear();
+        self.out.shrink_to(4 * INITIATOR_READ_BYTES);
         self.sent = 0;
         Ok(true)
     }
@@ -329,7 +341,8 @@ impl Initiator {
     /// forgotten.
     pub async fn task_management(&mut self, function: u8, lun: u8, tag: u32) -> Result<u8, Error> {
         let wanted = self.engine.task_management(function, lun, tag)?;
-        let is_it = |said: &Completion| matches!(said, Completion::TaskManagement { tag, .. } if *tag == wanted);
+        let is_it =
+            |s: &Completion| matches!(s, Completion::TaskManagement { tag, .. } if *tag == wanted);
         match self.until(is_it).await? {
             Completion::TaskManagement { response, .. } => {
                 if function == 1 && response == 0 {

@@ -468,7 +468,7 @@ impl Login {
             match row.phase {
                 Phase::First if first => {}
                 Phase::Security if turn.stage == Stage::Security => {
-                    offers.keep(row.key, &pair.value)
+                    offers.keep(row.key, &pair.value);
                 }
                 Phase::Operational | Phase::Any => self.negotiation.offer(row, pair)?,
                 Phase::FullFeature => {

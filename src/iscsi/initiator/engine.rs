@@ -8,6 +8,7 @@ use crate::iscsi::frame::Encoder;
 use crate::iscsi::params::Negotiated;
 use crate::iscsi::pdu::{Bhs, RESERVED_TAG, op};
 use crate::iscsi::serial::{CmdSn, StatSn};
+use crate::limits::SEND_TARGETS_BYTES_MAX;
 
 use super::offer::LoggedIn;
 use super::{Error, ErrorKind};
@@ -158,7 +159,7 @@ pub enum Completion {
 enum Task {
     Command(Box<Running>),
     Nop,
-    TaskManagement,
+    Management,
     Text(Vec<u8>),
     Logout,
 }
@@ -191,6 +192,9 @@ pub struct Engine {
     pub(super) said: VecDeque<Completion>,
     /// Answer the target's pings by itself.
     pub answer_pings: bool,
+    /// Take it for a fault when ExpDataSN is wrong, or StatSN where it does not count, or when Data-In
+    /// goes on beyond MaxBurstLength without F. Off for foreign targets: tgt does all three.
+    pub strict: bool,
 }
 
 impl Engine {
@@ -210,6 +214,7 @@ impl Engine {
             out: Vec::new(),
             said: VecDeque::new(),
             answer_pings: true,
+            strict: true,
         }
     }
 
@@ -328,7 +333,7 @@ impl Engine {
         referenced: u32,
     ) -> Result<u32, Error> {
         let mut bhs = self.request(op::TASK_MANAGEMENT, true);
-        let tag = self.insert(Task::TaskManagement)?;
+        let tag = self.insert(Task::Management)?;
         bhs.put_u8(1, 0x80 | function);
         bhs.put_u64(8, u64::from(lun) << 48);
         bhs.put_u32(16, tag);
@@ -468,7 +473,7 @@ impl Engine {
             op::R2T => self.r2t(bhs),
             op::NOP_IN => self.nop_in(bhs, data),
             op::TASK_MANAGEMENT_RESPONSE => match self.remove(bhs.itt())? {
-                Task::TaskManagement => self.say(Completion::TaskManagement {
+                Task::Management => self.say(Completion::TaskManagement {
                     tag: bhs.itt(),
                     response: bhs.u8_at(2),
                 }),
@@ -503,18 +508,18 @@ impl Engine {
     /// shrinks.
     fn count(&mut self, bhs: &Bhs) -> Result<(), Error> {
         let stat_sn = StatSn(bhs.u32_at(24));
-        if stat_sn != self.exp_stat_sn {
-            let wanted = self.exp_stat_sn;
-            return Err(protocol(format!(
-                "StatSN {stat_sn} in {bhs:?} where {wanted} is due"
-            )));
-        }
         let counts = match bhs.opcode() {
             op::R2T => false,
             op::DATA_IN => bhs.flags() & 1 != 0,
             op::NOP_IN => bhs.itt() != RESERVED_TAG,
             _ => true,
         };
+        if stat_sn != self.exp_stat_sn && (counts || self.strict) {
+            let wanted = self.exp_stat_sn;
+            return Err(protocol(format!(
+                "StatSN {stat_sn} in {bhs:?} where {wanted} is due"
+            )));
+        }
         if counts {
             self.exp_stat_sn = stat_sn.next();
         }
@@ -531,9 +536,10 @@ impl Engine {
 
     fn scsi_response(&mut self, bhs: &Bhs, data: &[u8]) -> Result<(), Error> {
         let tag = bhs.itt();
+        let strict = self.strict;
         let running = self.command(tag)?;
         let exp_data_sn = bhs.u32_at(36);
-        if bhs.u8_at(2) == 0 && exp_data_sn != running.next_sn {
+        if strict && bhs.u8_at(2) == 0 && exp_data_sn != running.next_sn {
             let seen = running.next_sn;
             return Err(protocol(format!(
                 "ExpDataSN {exp_data_sn}, but {seen} PDUs came"
@@ -554,6 +560,7 @@ impl Engine {
 
     fn data_in(&mut self, bhs: &Bhs, data: &[u8]) -> Result<(), Error> {
         let max_burst = self.agreed.max_burst;
+        let strict = self.strict;
         let running = self.command(bhs.itt())?;
         let (data_sn, offset) = (bhs.u32_at(36), bhs.u32_at(40));
         if data_sn != running.next_sn {
@@ -581,7 +588,7 @@ impl Engine {
         done.received += len;
         done.data_pdus += 1;
         running.burst += len;
-        if running.burst > max_burst {
+        if strict && running.burst > max_burst {
             return Err(protocol("a Data-In sequence above MaxBurstLength"));
         }
         let last = bhs.flags() & 0x80 != 0;
@@ -691,6 +698,9 @@ impl Engine {
         let Task::Text(text) = self.task(tag)? else {
             return Err(protocol("a text response to another task"));
         };
+        if text.len() > 2 * SEND_TARGETS_BYTES_MAX {
+            return Err(protocol("a text response without end"));
+        }
         text.extend_from_slice(data);
         let more = bhs.flags() & 0x40 != 0;
         let last = bhs.flags() & 0x80 != 0;
