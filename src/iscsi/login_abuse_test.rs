@@ -163,6 +163,16 @@ fn malformed_texts_are_0200_or_rejected() {
 }
 
 #[test]
+fn keys_are_counted_over_the_whole_login() {
+    let mut login = machine();
+    let keys =
+        |from: usize| -> String { (from..from + 40).map(|n| format!("X-{n}=1\0")).collect() };
+    let begin = say(&mut login, 0x04, &format!("{NAMES}{}", keys(0)), &open());
+    assert_eq!(begin.status, 0);
+    assert_eq!(say(&mut login, 0x04, &keys(40), &open()).status, 0x0200);
+}
+
+#[test]
 fn endless_continuation_is_bounded() {
     let mut login = machine();
     for _ in 0..LOGIN_PDUS_MAX {

@@ -404,6 +404,17 @@ mod test {
     }
 
     #[test]
+    fn an_open_exchange_belongs_to_its_task() {
+        let mut text = normal();
+        let (_, tag, _) = sent(text.request(&first(0), b"X-a=1\0"));
+        let stranger = text.request(&request(FINAL, 6, tag), b"");
+        assert!(matches!(stranger, Step::Reject(REJECT_PROTOCOL)));
+        let (_, tag, _) = sent(text.request(&first(CONTINUE), b"X-a"));
+        let stranger = text.request(&request(FINAL, 6, tag), b"=1\0");
+        assert!(matches!(stranger, Step::Reject(REJECT_PROTOCOL)));
+    }
+
+    #[test]
     fn protocol_errors_are_rejected_and_do_no_harm() {
         let mut text = discovery(512);
         let rejected = |step| matches!(step, Step::Reject(REJECT_PROTOCOL));
