@@ -20,6 +20,12 @@ pub const TEXT_CHAIN_MAX: usize = 8192;
 pub const LOGIN_PDUS_MAX: u32 = 16;
 /// Keys in one login.
 pub const LOGIN_KEYS_MAX: usize = 64;
+/// Text of one answer to SendTargets: about 10,000 targets with one portal each.
+pub const SEND_TARGETS_BYTES_MAX: usize = 1 << 20;
+/// Redirections our own initiator follows in one login.
+pub const REDIRECTS_MAX: u32 = 4;
+/// Bytes our own initiator reads from its socket at once.
+pub const INITIATOR_READ_BYTES: usize = 256 * 1024;
 /// Commands a session may have outstanding: MaxCmdSN - ExpCmdSN + 1 when idle.
 pub const COMMAND_WINDOW: u32 = 128;
 /// Immediate commands (task management, NOP) outstanding beyond the window.

@@ -154,3 +154,31 @@ impl std::fmt::Debug for Bhs {
         )
     }
 }
+
+/// Places that most PDUs share (RFC 7143 11.2.1, and 24 to 35 in section 11's tables).
+impl Bhs {
+    /// Target transfer tag, bytes 20 to 23.
+    #[must_use]
+    pub fn ttt(&self) -> u32 {
+        self.u32_at(20)
+    }
+
+    /// CmdSN of an initiator's PDU, bytes 24 to 27.
+    #[must_use]
+    pub fn cmd_sn(&self) -> u32 {
+        self.u32_at(24)
+    }
+
+    /// ExpStatSN of an initiator's PDU, bytes 28 to 31.
+    #[must_use]
+    pub fn exp_stat_sn(&self) -> u32 {
+        self.u32_at(28)
+    }
+
+    /// StatSN, ExpCmdSN and MaxCmdSN of a target's PDU, bytes 24 to 35.
+    pub fn put_sequence(&mut self, stat_sn: u32, exp_cmd_sn: u32, max_cmd_sn: u32) {
+        self.put_u32(24, stat_sn);
+        self.put_u32(28, exp_cmd_sn);
+        self.put_u32(32, max_cmd_sn);
+    }
+}
