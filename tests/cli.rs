@@ -27,13 +27,19 @@ fn images_are_imported_listed_tagged_exported_and_removed() {
     let head = with_image();
     assert_eq!(head.good(&["image", "ls", "-o", "name"]), "golden:1\n");
     let shown = head.good(&["image", "show", "golden"]);
-    assert!(shown.contains("golden:1") && shown.contains("8.0 MiB"), "{shown}");
+    assert!(
+        shown.contains("golden:1") && shown.contains("8.0 MiB"),
+        "{shown}"
+    );
     head.good(&["image", "tag", "golden:1", "stable"]);
     let out = head.path("out.raw").display().to_string();
     head.good(&["image", "export", "golden:stable", &out]);
     let same = std::fs::read(head.path("golden.raw")).unwrap() == std::fs::read(&out).unwrap();
     assert!(same, "the export differs from what was imported");
-    assert!(head.good(&["image", "verify", "golden"]).contains("is good"));
+    assert!(
+        head.good(&["image", "verify", "golden"])
+            .contains("is good")
+    );
     head.good(&["image", "rm", "golden"]);
     assert_eq!(head.good(&["image", "ls", "-o", "name"]), "");
 }
@@ -52,8 +58,19 @@ fn a_qcow2_file_gives_the_same_image_as_its_raw_content() {
 #[test]
 fn five_hundred_nodes_are_one_command_and_read_back_as_one_set() {
     let head = with_image();
-    head.good(&["node", "add", "node[001-500]", "--image", "golden", "--mac", "52:54:00:00:00:01"]);
-    assert_eq!(head.good(&["node", "ls", "-o", "nodeset"]), "node[001-500]\n");
+    head.good(&[
+        "node",
+        "add",
+        "node[001-500]",
+        "--image",
+        "golden",
+        "--mac",
+        "52:54:00:00:00:01",
+    ]);
+    assert_eq!(
+        head.good(&["node", "ls", "-o", "nodeset"]),
+        "node[001-500]\n"
+    );
     let last = head.good(&["node", "show", "node500"]);
     assert!(last.contains("52:54:00:00:01:f4"), "{last}");
 }
@@ -64,22 +81,42 @@ fn macs_come_from_a_file() {
     let macs = head.path("macs.txt");
     std::fs::write(&macs, "a1 52:54:00:00:00:0a\na2 52-54-00-00-00-0b\n").unwrap();
     let macs = macs.display().to_string();
-    head.good(&["node", "add", "a[1-2]", "--image", "golden", "--macs", &macs]);
-    assert!(head.good(&["node", "show", "a2"]).contains("52:54:00:00:00:0b"));
+    head.good(&[
+        "node", "add", "a[1-2]", "--image", "golden", "--macs", &macs,
+    ]);
+    assert!(
+        head.good(&["node", "show", "a2"])
+            .contains("52:54:00:00:00:0b")
+    );
 }
 
 #[test]
 fn secrets_are_shown_only_when_asked_for() {
     let head = with_image();
     head.good(&["node", "add", "n1", "--image", "golden"]);
-    assert!(!head.good(&["node", "show", "n1", "-o", "json"]).contains("\"secret\""));
-    assert!(head.good(&["node", "show", "n1", "--secrets"]).contains("CHAP secret"));
+    assert!(
+        !head
+            .good(&["node", "show", "n1", "-o", "json"])
+            .contains("\"secret\"")
+    );
+    assert!(
+        head.good(&["node", "show", "n1", "--secrets"])
+            .contains("CHAP secret")
+    );
 }
 
 #[test]
 fn bad_input_is_refused_in_one_line_and_changes_nothing() {
     let head = with_image();
-    head.good(&["node", "add", "n[1-3]", "--image", "golden", "--mac", "52:54:00:00:00:01"]);
+    head.good(&[
+        "node",
+        "add",
+        "n[1-3]",
+        "--image",
+        "golden",
+        "--mac",
+        "52:54:00:00:00:01",
+    ]);
     let before = everything(&head);
     let empty = head.path("empty.raw");
     std::fs::write(&empty, "").unwrap();
@@ -87,18 +124,46 @@ fn bad_input_is_refused_in_one_line_and_changes_nothing() {
     std::fs::write(&broken, b"QFI\xfb\0\0\0\x03 and then nothing of the sort").unwrap();
     let (empty, broken) = (empty.display().to_string(), broken.display().to_string());
     let cases: &[(&[&str], i32, &str)] = &[
-        (&["image", "import", "/no/such/file", "--name", "x"], 1, "/no/such/file"),
+        (
+            &["image", "import", "/no/such/file", "--name", "x"],
+            1,
+            "/no/such/file",
+        ),
         (&["image", "import", &empty, "--name", "x"], 1, "empty"),
-        (&["image", "import", &broken, "--name", "x"], 1, "broken.qcow2"),
+        (
+            &["image", "import", &broken, "--name", "x"],
+            1,
+            "broken.qcow2",
+        ),
         (&["image", "show", "nothere"], 1, "nothere"),
         (&["image", "rm", "golden"], 4, "n[1-3]"),
         (&["node", "add", "n2", "--image", "golden"], 4, "n2"),
         (&["node", "add", "m1", "--image", "nothere"], 1, "nothere"),
-        (&["node", "add", "m1", "--image", "golden", "--mac", "52:54:00:00:00:02"], 4, "52:54:00:00:00:02"),
+        (
+            &[
+                "node",
+                "add",
+                "m1",
+                "--image",
+                "golden",
+                "--mac",
+                "52:54:00:00:00:02",
+            ],
+            4,
+            "52:54:00:00:00:02",
+        ),
         (&["node", "add", "m[1-", "--image", "golden"], 2, "m[1-"),
-        (&["node", "add", "m[1-999999999]", "--image", "golden"], 2, "m[1-999999999]"),
+        (
+            &["node", "add", "m[1-999999999]", "--image", "golden"],
+            2,
+            "m[1-999999999]",
+        ),
         (&["node", "add", "M1", "--image", "golden"], 2, "M1"),
-        (&["node", "add", "m1", "--power", "ipmitool {host}"], 2, "{host}"),
+        (
+            &["node", "add", "m1", "--power", "ipmitool {host}"],
+            2,
+            "{host}",
+        ),
         (&["node", "ls", "nobody"], 1, "nobody"),
         (&["node", "set", "n[1-9]", "--boot", "local"], 1, "n[4-9]"),
         (&["layer", "reset", "nobody"], 1, "nobody"),
@@ -106,7 +171,10 @@ fn bad_input_is_refused_in_one_line_and_changes_nothing() {
     ];
     for (args, code, named) in cases {
         let said = head.bad(args, *code);
-        assert!(said.contains(named), "{args:?} does not name {named}: {said}");
+        assert!(
+            said.contains(named),
+            "{args:?} does not name {named}: {said}"
+        );
     }
     assert_eq!(everything(&head), before);
 }
@@ -115,7 +183,10 @@ fn bad_input_is_refused_in_one_line_and_changes_nothing() {
 fn wrong_arguments_and_configurations_are_usage_errors() {
     let head = TestHead::with_config("[iscsi]\nlisten = [\"127.0.0.1:0\"]\nlissten = 3\n");
     let said = head.bad(&["node", "ls"], 2);
-    assert!(said.contains("line 5") && said.contains("did you mean `listen`"), "{said}");
+    assert!(
+        said.contains("line 5") && said.contains("did you mean `listen`"),
+        "{said}"
+    );
     assert_eq!(head.cli(&["node", "frobnicate"]).status.code(), Some(2));
     assert_eq!(head.cli(&["--help"]).status.code(), Some(0));
 }
@@ -167,24 +238,36 @@ fn a_killed_import_leaves_nothing_registered() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_reveille"))
         .arg("--config")
         .arg(head.path("reveille.toml"))
-        .args(["image", "import", &raw.display().to_string(), "--name", "big"])
+        .args([
+            "image",
+            "import",
+            &raw.display().to_string(),
+            "--name",
+            "big",
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     // Killed as soon as chunks are on their way into a pack: in the middle of the work.
-    let packs = head.path("state/images/packs");
+    let packs = head.path("state/store/images/packs");
     let began = std::time::Instant::now();
     let in_the_middle = || {
         let written = |dir: &std::path::Path| -> u64 {
             let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-            entries.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum()
+            entries
+                .filter_map(|e| e.metadata().ok())
+                .map(|m| m.len())
+                .sum()
         };
         written(&packs) > 1 << 20
     };
     while !in_the_middle() {
         assert!(began.elapsed() < PATIENCE, "the import never wrote");
-        assert!(child.try_wait().unwrap().is_none(), "the import was over too soon");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the import was over too soon"
+        );
         std::thread::yield_now();
     }
     child.kill().unwrap();

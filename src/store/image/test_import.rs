@@ -1,4 +1,4 @@
-//! Sources: raw files, and qcow2 files made by qemu-img (skipped where that is not installed).
+//! Sources: raw files, and qcow2 files made by qemu-img (`tools/packages` installs it).
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -54,27 +54,24 @@ impl Files {
     }
 }
 
-/// Runs qemu-img; false when it is not installed.
-fn qemu_img(args: &[&str], paths: &[&Path]) -> bool {
-    let output = match Command::new("qemu-img").args(args).args(paths).output() {
-        Ok(output) => output,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return false,
-        Err(e) => panic!("{e}"),
-    };
+/// Runs qemu-img, which must be installed.
+fn qemu_img(args: &[&str], paths: &[&Path]) {
+    let output = Command::new("qemu-img").args(args).args(paths).output();
+    let output = output.expect("qemu-img must be installed (tools/packages does it)");
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    true
 }
 
 /// A qcow2 of `bytes` made with further options.
-fn qcow2(files: &Files, bytes: &[u8], options: &[&str]) -> Option<PathBuf> {
+fn qcow2(files: &Files, bytes: &[u8], options: &[&str]) -> PathBuf {
     let raw = files.write("raw", bytes);
     let out = files.path("qcow2");
     let args = [&["convert", "-f", "raw", "-O", "qcow2"], options].concat();
-    qemu_img(&args, &[&raw, &out]).then_some(out)
+    qemu_img(&args, &[&raw, &out]);
+    out
 }
 
 fn take(path: &Path) -> Result<(Arc<Image>, Imported)> {
@@ -313,9 +310,7 @@ fn every_kind_of_qcow2_gives_the_bytes_that_went_in() {
     ];
     for options in variants {
         let files = Files::new();
-        let Some(path) = qcow2(&files, &model, options) else {
-            return;
-        };
+        let path = qcow2(&files, &model, options);
         let (image, done) = take(&path).unwrap();
         let mut bytes = vec![0; model.len()];
         image.read(0, &mut bytes).unwrap();
@@ -329,9 +324,7 @@ fn every_kind_of_qcow2_gives_the_bytes_that_went_in() {
 #[test]
 fn zero_clusters_and_writes_over_compressed_ones_are_read_as_qemu_reads_them() {
     let files = Files::new();
-    let Some(path) = qcow2(&files, &disk(), &["-c"]) else {
-        return;
-    };
+    let path = qcow2(&files, &disk(), &["-c"]);
     let commands = [
         "write -z 64k 128k",
         "write -P 9 600k 100k",
@@ -342,8 +335,8 @@ fn zero_clusters_and_writes_over_compressed_ones_are_read_as_qemu_reads_them() {
         let out = Command::new("qemu-io")
             .args(["-f", "qcow2", "-c", command])
             .arg(&path)
-            .output();
-        let Ok(out) = out else { return };
+            .output()
+            .expect("qemu-io must be installed (tools/packages does it)");
         assert!(out.status.success());
     }
     let raw = files.path("again");
@@ -357,9 +350,7 @@ fn zero_clusters_and_writes_over_compressed_ones_are_read_as_qemu_reads_them() {
 fn a_qcow2_without_any_data_is_an_empty_disk() {
     let files = Files::new();
     let path = files.path("q");
-    if !qemu_img(&["create", "-q", "-f", "qcow2"], &[&path, Path::new("10G")]) {
-        return;
-    }
+    qemu_img(&["create", "-q", "-f", "qcow2"], &[&path, Path::new("10G")]);
     let (image, done) = take(&path).unwrap();
     assert_eq!((image.size(), done.new_chunks), (10 << 30, 0));
 }
@@ -374,9 +365,7 @@ fn what_a_qcow2_needs_beyond_itself_is_refused_with_the_way_out() {
         let args = [&["create", "-q", "-f", "qcow2"], options].concat();
         qemu_img(&args, &[&path, Path::new("4M")])
     };
-    if !create(&["-b", base, "-F", "raw"]) {
-        return;
-    }
+    create(&["-b", base, "-F", "raw"]);
     let says = ["backing file", base, "qemu-img convert"];
     check(&refusal(&path), ErrorKind::Unsupported, &path, &says);
     create(&["-o", &format!("data_file={}", files.path("data").display())]);
@@ -431,9 +420,7 @@ fn what_a_qcow2_needs_beyond_itself_is_refused_with_the_way_out() {
 #[test]
 fn header_fields_that_cannot_be_are_refused() {
     let files = Files::new();
-    let Some(good) = qcow2(&files, &disk(), &[]) else {
-        return;
-    };
+    let good = qcow2(&files, &disk(), &[]);
     let good = fs::read(good).unwrap();
     for (at, value, says) in [
         (20, &22_u32.to_be_bytes()[..], "cluster_bits"),
@@ -458,9 +445,7 @@ fn header_fields_that_cannot_be_are_refused() {
 fn a_qcow2_that_was_cut_short_is_refused_with_the_offset() {
     for options in [&[][..], &["-c"], &["-o", "compat=0.10,cluster_size=4096"]] {
         let files = Files::new();
-        let Some(path) = qcow2(&files, &disk(), options) else {
-            return;
-        };
+        let path = qcow2(&files, &disk(), options);
         let good = fs::read(&path).unwrap();
         for part in 0..40 {
             let len = good.len() * part / 40 / 512 * 512;
