@@ -80,7 +80,11 @@ impl NodeTimeline {
             } => {
                 self.sessions.push(*session);
                 let firmware = *initiator_kind == InitiatorKind::Firmware;
-                let stage = if firmware { Stage::FirmwareLogin } else { Stage::OsLogin };
+                let stage = if firmware {
+                    Stage::FirmwareLogin
+                } else {
+                    Stage::OsLogin
+                };
                 self.reach(stage, event.at);
             }
             EventKind::LoginRefused { why, .. } => self.reason = Some(why.clone()),
@@ -188,15 +192,46 @@ mod test {
         let mut all = Timeline::default();
         feed(&mut all, 1, 1, power("on"));
         feed(&mut all, 2, 1, started());
-        feed(&mut all, 3, 1, EventKind::Loader { file: "x".into(), bytes: 1, by: "tftp".into() });
-        feed(&mut all, 4, 1, EventKind::Script { decision: "boot".into(), image: Some("d:1".into()) });
-        feed(&mut all, 5, 1, EventKind::Loader { file: "x".into(), bytes: 1, by: "tftp".into() });
+        feed(
+            &mut all,
+            3,
+            1,
+            EventKind::Loader {
+                file: "x".into(),
+                bytes: 1,
+                by: "tftp".into(),
+            },
+        );
+        feed(
+            &mut all,
+            4,
+            1,
+            EventKind::Script {
+                decision: "boot".into(),
+                image: Some("d:1".into()),
+            },
+        );
+        feed(
+            &mut all,
+            5,
+            1,
+            EventKind::Loader {
+                file: "x".into(),
+                bytes: 1,
+                by: "tftp".into(),
+            },
+        );
         feed(&mut all, 6, 1, EventKind::Ready { by: ReadyBy::Call });
         let line = all.node("n1").unwrap();
         let stages: Vec<_> = line.stages.iter().map(|e| (e.stage, e.at.0)).collect();
         assert_eq!(
             stages,
-            [(Stage::Powered, 1), (Stage::Loader, 3), (Stage::Script, 4), (Stage::Ready, 6)]
+            [
+                (Stage::Powered, 1),
+                (Stage::Loader, 3),
+                (Stage::Script, 4),
+                (Stage::Ready, 6)
+            ]
         );
         assert_eq!(line.image.as_deref(), Some("d:1"));
     }

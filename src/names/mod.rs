@@ -64,13 +64,15 @@ pub(crate) fn check_label(what: &'static str, text: &str) -> Result<(), NameErro
     if text.is_empty() || text.len() > NodeName::LEN_MAX {
         return Err(NameError::new(what, text, "must have 1 to 63 characters"));
     }
-    let good =
-        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     if let Some(bad) = text.chars().find(|&c| !good(c)) {
         return Err(NameError::new(
             what,
             text,
-            format!("`{}` is not allowed; use a-z, 0-9, `-` and `.` (an iSCSI name allows no others)", bad.escape_default()),
+            format!(
+                "`{}` is not allowed; use a-z, 0-9, `-` and `.` (an iSCSI name allows no others)",
+                bad.escape_default()
+            ),
         ));
     }
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());

@@ -13,7 +13,10 @@ pub struct NodeSet(BTreeSet<NodeName>);
 impl NodeSet {
     /// Reads a node set expression.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        text.split(',').map(NodeName::parse).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(NodeName::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The names, in the natural order (node2 before node10).

@@ -155,14 +155,17 @@ impl Payload {
     pub fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = &[u8]> {
         assert!(range.end <= self.len, "slice past the end of a payload");
         let mut at = 0;
-        self.first.iter().chain(&self.more).filter_map(move |piece| {
-            let bytes = piece.bytes();
-            let start = range.start.max(at);
-            let end = range.end.min(at + bytes.len());
-            let base = at;
-            at += bytes.len();
-            (start < end).then(|| &bytes[start - base..end - base])
-        })
+        self.first
+            .iter()
+            .chain(&self.more)
+            .filter_map(move |piece| {
+                let bytes = piece.bytes();
+                let start = range.start.max(at);
+                let end = range.end.min(at + bytes.len());
+                let base = at;
+                at += bytes.len();
+                (start < end).then(|| &bytes[start - base..end - base])
+            })
     }
 
     /// A copy of all bytes, for tests and small answers.

@@ -130,9 +130,7 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> Result<()> {
-        self.file
-            .sync_data()
-            .map_err(failed(&self.path, "sync"))
+        self.file.sync_data().map_err(failed(&self.path, "sync"))
     }
 
     fn len(&self) -> Result<u64> {

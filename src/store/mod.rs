@@ -13,7 +13,9 @@
 
 pub mod buffer;
 pub mod disk;
+pub mod disk_crash;
 pub mod disk_file;
+pub mod disk_memory;
 pub mod error;
 pub mod image;
 pub mod layer;
@@ -26,7 +28,8 @@ use serde::{Deserialize, Serialize};
 pub use buffer::{Buffer, Payload};
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
-pub use volume::Volume;
+pub use layer::LayerStore;
+pub use volume::{Volume, VolumeSpec};
 
 /// Identity of a sealed image version: BLAKE3-256 over its manifest. Prints as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,7 +39,9 @@ pub struct ImageId(pub [u8; 32]);
 impl ImageId {
     /// Reads 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        blake3::Hash::from_hex(text).ok().map(|h| Self(*h.as_bytes()))
+        blake3::Hash::from_hex(text)
+            .ok()
+            .map(|h| Self(*h.as_bytes()))
     }
 }
 
