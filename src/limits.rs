@@ -125,6 +125,25 @@ pub const QCOW2_REFTABLE_BYTES_MAX: u64 = 8 << 20;
 pub const GPT_ENTRIES_MAX: u32 = 1024;
 /// Logical partitions of an MBR that are looked at.
 pub const MBR_LOGICAL_MAX: u32 = 64;
+// --- store: layers ---
+
+/// Journal of the layers: a checkpoint is due when it is this long.
+pub const LAYER_JOURNAL_BYTES: u64 = 32 << 20;
+/// Bytes of the journal written with zeros ahead, so that most appends do not change its size.
+pub const LAYER_JOURNAL_STEP: u64 = 1 << 20;
+/// Soft log: it is rewritten when it has grown by this much beyond twice what it was rewritten to.
+pub const LAYER_SOFT_BYTES: u64 = 16 << 20;
+/// Payload of one frame of a log after which the next frame begins.
+pub const LAYER_FRAME_BYTES: usize = 1 << 20;
+/// Longest log that is read.
+pub const LAYER_LOG_BYTES_MAX: u64 = 4 << 30;
+/// Data files of layers kept open; beyond it idle clean ones are closed. The process's limit of open
+/// files must be above this plus its connections.
+pub const LAYER_FILES_OPEN: usize = 8192;
+/// Open files looked at for closing when one more is opened beyond the limit.
+pub const LAYER_FILES_LOOKED: usize = 64;
+/// Blocks of an UNMAP whose space is given back to the file system: shorter runs cost more than they free.
+pub const LAYER_PUNCH_BLOCKS: u64 = 16;
 
 // --- boot services ---
 

@@ -9,7 +9,7 @@ use super::error::{HeadError, Result};
 use super::{Head, NodesDone};
 use crate::catalog::{LayerMode, NodeRecord, Snapshot};
 use crate::names::{BootId, ImageId, LayerId, NodeName, NodeSet};
-use crate::store::layer::VolumeSpec;
+use crate::store::VolumeSpec;
 use crate::store::{Durability, Volume};
 use crate::units::{BLOCK_BYTES, UnixMillis};
 
@@ -141,9 +141,7 @@ impl Head {
     }
 
     pub(super) fn layer_use(&self, layer: LayerId) -> Result<LayerUse> {
-        let Some(stats) = self.store.layers.stats(layer) else {
-            return Ok(LayerUse::default());
-        };
+        let stats = self.store.layers.stats(layer);
         Ok(LayerUse {
             data_bytes: stats.present_blocks.saturating_mul(BLOCK_BYTES),
             zero_bytes: stats.zero_blocks.saturating_mul(BLOCK_BYTES),
@@ -155,7 +153,8 @@ impl Head {
     }
 
     pub(super) fn layer_fence(&self, layer: LayerId) -> Result<()> {
-        Ok(self.store.layers.fence(layer)?)
+        self.store.layers.fence(layer);
+        Ok(())
     }
 
     pub(super) fn layer_remove(&self, layer: LayerId) -> Result<()> {

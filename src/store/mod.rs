@@ -13,7 +13,9 @@
 
 pub mod buffer;
 pub mod disk;
+pub mod disk_crash;
 pub mod disk_file;
+pub mod disk_memory;
 pub mod error;
 pub mod flight;
 pub mod image;
@@ -31,7 +33,8 @@ pub use crate::names::{ImageId, LayerId};
 pub use buffer::{Buffer, Payload};
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
-pub use volume::Volume;
+pub use layer::LayerStore;
+pub use volume::{Volume, VolumeSpec};
 
 /// Images, layers and I/O threads of one store directory.
 #[derive(Debug)]
@@ -52,7 +55,7 @@ impl Store {
     /// Those of the images and the layers; when no thread can be started.
     pub fn open(disk: &Arc<dyn disk::Disk>, host_boot_id: &str) -> Result<(Self, layer::Recovery)> {
         let images = image::ImageStore::open(Arc::clone(disk))?;
-        let (layers, recovery) = layer::LayerStore::open(Arc::clone(disk), host_boot_id)?;
+        let (layers, recovery) = layer::LayerStore::open(Arc::clone(disk), boot_of(host_boot_id))?;
         let pool = pool::Pool::new(limits::IO_THREADS, limits::IO_QUEUE)
             .map_err(|e| Error::io(e, "the I/O threads cannot be started"))?;
         let store = Self {
@@ -62,6 +65,16 @@ impl Store {
         };
         Ok((store, recovery))
     }
+}
+
+/// The text that tells one start of the host from the next, in the layers' fixed size.
+fn boot_of(host_boot_id: &str) -> layer::Boot {
+    let mut boot = layer::Boot::default();
+    blake3::Hasher::new()
+        .update(host_boot_id.as_bytes())
+        .finalize_xof()
+        .fill(&mut boot);
+    boot
 }
 
 /// What a FLUSH of a layer promises.

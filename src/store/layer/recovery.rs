@@ -1,0 +1,603 @@
+//! Start-up: what the files say, put together (`docs/formats/layer.md` gives the order and the reasons).
+//! Opens no data file of a layer.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::entry::{Birth, Entry, Header, Row, Table, VERSION, unborn};
+use super::frame::{Cursor, Log, Mark, Role, read_all};
+use super::map::Undo;
+use super::soft::Soft;
+use super::state::{Layer, State};
+use super::{Boot, DATA_DIR, DIR, Options, Recovery, checkpoint, journal, soft};
+use crate::store::disk::{Disk, OpenMode};
+use crate::store::{Durability, Error, ErrorKind, LayerId, Result};
+
+/// All that a store needs to go on.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) log: Log,
+    pub(super) soft: Soft,
+    pub(super) layers: HashMap<LayerId, Arc<Layer>>,
+    pub(super) generation_next: u64,
+    pub(super) checkpointed: u32,
+    pub(super) trash: Vec<String>,
+    /// Files to remove once the new soft log stands.
+    pub(super) stray: Vec<String>,
+    pub(super) report: Recovery,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    journals: BTreeSet<u32>,
+    checkpoints: BTreeSet<u32>,
+    softs: BTreeSet<u32>,
+    drafts: Vec<String>,
+}
+
+// What reading one log gave.
+struct Replay<'a> {
+    header: Option<Header>,
+    ended: bool,
+    frames: u32,
+    mark: Mark,
+    clean: bool,
+    behind: Vec<&'a [u8]>,
+}
+
+// The journals from a checkpoint on.
+struct Chain {
+    last: u32,
+    mark: Mark,
+    len: u64,
+    torn: bool,
+    damage: Option<String>,
+    suspects: Vec<Entry>,
+    // A journal that was made but never used.
+    unused: Option<u32>,
+}
+
+fn corrupt(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, why)
+}
+
+/// Reads everything and leaves a journal to go on with.
+pub(super) fn recover(disk: &Arc<dyn Disk>, boot: Boot, options: &Options) -> Result<Recovered> {
+    disk.create_dir(DATA_DIR)?;
+    let found = find(&**disk)?;
+    let mut report = Recovery::default();
+    let (durable, mut log, checkpointed) = read_journals(&**disk, &found, options, &mut report)?;
+    let (entries, same_boot) = read_soft(&**disk, &found, boot, &mut report)?;
+    let mut now = present_state(&durable, entries, same_boot, &mut report);
+    let files = data_files(&**disk, &mut now)?;
+    let fixups = overruled(&durable, &now);
+    if !fixups.is_empty() {
+        // The soft log alone does not survive a power cut, and files are removed on the word of it.
+        let mark = log.append(&fixups)?;
+        log.file.sync()?;
+        log.advance(mark);
+    }
+    let trash = files
+        .iter()
+        .filter(|file| !now.names(file))
+        .map(|(_, _, name)| format!("{DATA_DIR}/{name}"));
+    let trash = trash.collect();
+    let exists: BTreeSet<(u32, u64)> = files
+        .iter()
+        .map(|(layer, generation, _)| (*layer, *generation))
+        .collect();
+    report.records = durable.records + now.records;
+    let mut layers = HashMap::with_capacity(now.rows.len());
+    for (id, row) in now.rows {
+        let file_exists = exists.contains(&(id.0, row.facts.generation));
+        let state = state_of(row, durable.rows.get(&id), file_exists);
+        if let Some(why) = &state.damaged {
+            report.damaged.push((id, why.clone()));
+        }
+        layers.insert(id, Arc::new(Layer::new(id, state)));
+    }
+    report.layers = layers.len();
+    report.damaged.sort();
+    let number = found.softs.last().copied().unwrap_or(0);
+    let softs = found.softs.iter().map(|number| soft::path(*number));
+    Ok(Recovered {
+        log,
+        soft: Soft::new(Arc::clone(disk), boot, number),
+        layers,
+        generation_next: now.generation_next.max(1),
+        checkpointed,
+        trash,
+        stray: softs.chain(found.drafts.iter().cloned()).collect(),
+        report,
+    })
+}
+
+fn find(disk: &dyn Disk) -> Result<Found> {
+    let mut found = Found::default();
+    for name in disk.list(DIR)? {
+        if name.ends_with(".tmp") {
+            found.drafts.push(format!("{DIR}/{name}"));
+        }
+        let Some((kind, number)) = name.split_once('.') else {
+            continue;
+        };
+        let Ok(number) = number.parse() else { continue };
+        match kind {
+            "journal" => found.journals.insert(number),
+            "checkpoint" => found.checkpoints.insert(number),
+            "soft" => found.softs.insert(number),
+            _ => continue,
+        };
+    }
+    Ok(found)
+}
+
+fn load(disk: &dyn Disk, path: &str) -> Result<Vec<u8>> {
+    let file = disk.open(path, OpenMode::Read)?;
+    read_all(&*file, path)
+}
+
+fn replay<'a>(
+    bytes: &'a [u8],
+    role: Role,
+    epoch: u32,
+    stamp: Option<u32>,
+    stop: Option<u64>,
+    each: &mut dyn FnMut(Entry),
+) -> Result<Replay<'a>> {
+    let mut cursor = Cursor::new(bytes, role, epoch, stamp);
+    let (mut header, mut ended, mut frames) = (None, false, 0);
+    while stop.is_none_or(|stop| cursor.mark.end < stop) {
+        let Some(frame) = cursor.next() else { break };
+        frames += 1;
+        for entry in frame.entries() {
+            let entry = entry
+                .map_err(|()| corrupt(format!("{role:?} {epoch}: an entry of no known kind")))?;
+            match &entry {
+                Entry::Header(h) if h.version != VERSION => {
+                    let why = format!(
+                        "{role:?} {epoch} has format {}; this program reads {VERSION}",
+                        h.version
+                    );
+                    return Err(Error::new(ErrorKind::NewerVersion, why));
+                }
+                Entry::Header(h) => header = Some(*h),
+                Entry::End { .. } => ended = true,
+                _ => {}
+            }
+            each(entry);
+        }
+    }
+    Ok(Replay {
+        header,
+        ended,
+        frames,
+        mark: cursor.mark,
+        clean: cursor.is_clean(),
+        behind: cursor.behind_break(),
+    })
+}
+
+/// The durable state, and the journal to go on with.
+fn read_journals(
+    disk: &dyn Disk,
+    found: &Found,
+    options: &Options,
+    report: &mut Recovery,
+) -> Result<(Table, Log, u32)> {
+    if let Some(log) = first_start(disk, found, options)? {
+        return Ok((Table::default(), log, 1));
+    }
+    let (mut table, from) = newest_checkpoint(disk, found, report)?;
+    let chain = replay_chain(disk, found, from, &mut table)?;
+    report.torn_tail = chain.torn;
+    let fell_back = !report.notes.is_empty();
+    if let Some(why) = &chain.damage {
+        report.notes.push(why.clone());
+        for entry in &chain.suspects {
+            suspect(&mut table, entry);
+        }
+    }
+    if chain.damage.is_some() || fell_back {
+        let (log, epoch) = repair(disk, found, options, &table)?;
+        return Ok((table, log, epoch));
+    }
+    if let Some(unused) = chain.unused {
+        disk.remove(&journal::path(unused))?;
+    }
+    let file = disk.open(&journal::path(chain.last), OpenMode::ReadWrite)?;
+    let mut len = chain.len;
+    if chain.torn {
+        file.set_len(chain.mark.end)?;
+        len = chain.mark.end;
+    }
+    // A process that was killed may have left frames that are not durable yet; the state is built on them.
+    file.sync()?;
+    disk.sync_dir(DIR)?;
+    let log = Log::resume(
+        file,
+        Role::Journal,
+        chain.last,
+        chain.mark,
+        len,
+        options.journal_step,
+    );
+    Ok((table, log, from))
+}
+
+// A store without a journal, or whose very first journal never became durable.
+fn first_start(disk: &dyn Disk, found: &Found, options: &Options) -> Result<Option<Log>> {
+    if !found.checkpoints.is_empty() || found.journals.iter().any(|epoch| *epoch != 1) {
+        return Ok(None);
+    }
+    if found.journals.contains(&1) {
+        let bytes = load(disk, &journal::path(1))?;
+        let read = replay(&bytes, Role::Journal, 1, Some(0), None, &mut |_| {})?;
+        if read.frames > 0 || !read.behind.is_empty() {
+            return Ok(None);
+        }
+    }
+    disk.sync_dir("")?;
+    let header = Header {
+        version: VERSION,
+        ..Header::default()
+    };
+    journal::begin(disk, 1, header, options.journal_step).map(Some)
+}
+
+fn newest_checkpoint(
+    disk: &dyn Disk,
+    found: &Found,
+    report: &mut Recovery,
+) -> Result<(Table, u32)> {
+    for epoch in found.checkpoints.iter().rev() {
+        let bytes = load(disk, &checkpoint::path(*epoch))?;
+        let mut table = Table::default();
+        let read = replay(
+            &bytes,
+            Role::Checkpoint,
+            *epoch,
+            Some(0),
+            None,
+            &mut |entry| table.apply(entry),
+        );
+        match read {
+            Ok(read) if read.ended => return Ok((table, *epoch)),
+            Err(e) if e.kind() == ErrorKind::NewerVersion => return Err(e),
+            _ => report.notes.push(format!(
+                "checkpoint.{epoch} is damaged; the one before and its journals serve"
+            )),
+        }
+    }
+    // The journal of epoch 1 begins with nothing.
+    if found.journals.contains(&1) {
+        return Ok((Table::default(), 1));
+    }
+    Err(corrupt(
+        "no checkpoint of the layers reads back; restore the directory `layers` from a copy",
+    ))
+}
+
+fn replay_chain(disk: &dyn Disk, found: &Found, from: u32, table: &mut Table) -> Result<Chain> {
+    let mut epoch = from;
+    let mut next = load_journal(disk, found, epoch)?;
+    loop {
+        let bytes = next;
+        let successor = found.journals.contains(&(epoch + 1));
+        next = if successor {
+            load_journal(disk, found, epoch + 1)?
+        } else {
+            Vec::new()
+        };
+        let link = if successor {
+            link(&next, found, epoch + 1)?
+        } else {
+            Link::None
+        };
+        let stop = match &link {
+            Link::Used(header) => Some(header.previous_end),
+            _ => None,
+        };
+        let read = replay(&bytes, Role::Journal, epoch, Some(0), stop, &mut |entry| {
+            table.apply(entry)
+        })?;
+        let mut chain = Chain {
+            last: epoch,
+            mark: read.mark,
+            len: bytes.len() as u64,
+            torn: !read.clean,
+            damage: None,
+            suspects: Vec::new(),
+            unused: matches!(link, Link::Unused).then_some(epoch + 1),
+        };
+        let broken = match &link {
+            Link::Used(h) => (read.mark.end, read.mark.crc) != (h.previous_end, h.previous_crc),
+            Link::Unreadable => true,
+            _ => !read.behind.is_empty() || read.header.is_none(),
+        };
+        if broken {
+            chain.damage = Some(format!(
+                "journal.{epoch} is damaged at byte {}",
+                read.mark.end
+            ));
+            read.behind
+                .iter()
+                .for_each(|payload| named_in(payload, &mut chain.suspects));
+            for later in found.journals.range(epoch + 1..) {
+                let bytes = load_journal(disk, found, *later)?;
+                let cursor = Cursor::new(&bytes, Role::Journal, *later, Some(0));
+                cursor
+                    .behind_break()
+                    .iter()
+                    .for_each(|payload| named_in(payload, &mut chain.suspects));
+            }
+            return Ok(chain);
+        }
+        if !matches!(link, Link::Used(_)) {
+            return Ok(chain);
+        }
+        epoch += 1;
+    }
+}
+
+fn load_journal(disk: &dyn Disk, found: &Found, epoch: u32) -> Result<Vec<u8>> {
+    if !found.journals.contains(&epoch) {
+        let why = format!(
+            "journal.{epoch} of the layers is missing; restore the directory `layers` from a copy"
+        );
+        return Err(corrupt(why));
+    }
+    load(disk, &journal::path(epoch))
+}
+
+enum Link {
+    None,
+    /// Made by an attempt that failed, or that power ended: the journal before it is still the last.
+    Unused,
+    Used(Header),
+    Unreadable,
+}
+
+// What a journal says about the one before it. A journal is in use once it holds a frame beyond its header,
+// or something was made after it.
+fn link(bytes: &[u8], found: &Found, epoch: u32) -> Result<Link> {
+    let read = replay(bytes, Role::Journal, epoch, Some(0), None, &mut |_| {})?;
+    let later = found.journals.range(epoch + 1..).next().is_some();
+    let used = read.frames > 1
+        || !read.behind.is_empty()
+        || later
+        || found.checkpoints.range(epoch..).next().is_some();
+    Ok(match (used, read.header) {
+        (false, _) => Link::Unused,
+        (true, Some(header)) => Link::Used(header),
+        (true, None) => Link::Unreadable,
+    })
+}
+
+fn named_in(payload: &[u8], out: &mut Vec<Entry>) {
+    out.extend(super::entry::Entries(payload).map_while(|entry| entry.ok()));
+}
+
+// Marks the layer of an entry that could not be applied in its place.
+fn suspect(table: &mut Table, entry: &Entry) {
+    let generation = match entry {
+        Entry::Layer(facts) => facts.generation,
+        Entry::Blocks { generation, .. }
+        | Entry::Map { generation, .. }
+        | Entry::Reset { generation, .. }
+        | Entry::Remove { generation, .. }
+        | Entry::Damaged { generation, .. } => *generation,
+        Entry::Header(_) | Entry::End { .. } => return,
+    };
+    if let Some(layer) = entry.layer() {
+        table.apply(Entry::Damaged { layer, generation });
+    }
+}
+
+// After damage: a new journal and checkpoint say what is known now; the damaged files are kept aside.
+fn repair(disk: &dyn Disk, found: &Found, options: &Options, table: &Table) -> Result<(Log, u32)> {
+    let last = found
+        .journals
+        .last()
+        .max(found.checkpoints.last())
+        .copied()
+        .unwrap_or(0);
+    let epoch = last
+        .checked_add(1)
+        .ok_or_else(|| corrupt("the layers' journal has used up its numbers"))?;
+    let header = Header {
+        version: VERSION,
+        generation_next: table.generation_next,
+        ..Header::default()
+    };
+    let log = journal::begin(disk, epoch, header, options.journal_step)?;
+    let rows: Vec<Row> = table.rows.values().cloned().collect();
+    checkpoint::save(disk, epoch, rows, table.generation_next)?;
+    let journals = found.journals.iter().map(|epoch| journal::path(*epoch));
+    let checkpoints = found
+        .checkpoints
+        .iter()
+        .map(|epoch| checkpoint::path(*epoch));
+    for path in journals.chain(checkpoints) {
+        disk.rename(&path, &format!("{path}.damaged"))?;
+    }
+    disk.sync_dir(DIR)?;
+    Ok((log, epoch))
+}
+
+fn read_soft(
+    disk: &dyn Disk,
+    found: &Found,
+    boot: Boot,
+    report: &mut Recovery,
+) -> Result<(Vec<Entry>, bool)> {
+    for number in found.softs.iter().rev() {
+        let bytes = load(disk, &soft::path(*number))?;
+        let (ours, role) = (Some(soft::stamp(&boot)), Role::Soft);
+        let of_this_boot = replay(&bytes, role, *number, ours, None, &mut |_| {});
+        let same = of_this_boot.is_ok_and(|read| read.frames > 0 || !read.behind.is_empty());
+        let mut entries = Vec::new();
+        let stamp = if same { ours } else { None };
+        let read = replay(&bytes, role, *number, stamp, None, &mut |entry| {
+            entries.push(entry)
+        });
+        let Ok(read) = read else {
+            report
+                .notes
+                .push(format!("soft.{number} does not read back"));
+            continue;
+        };
+        // The mark in the frames is short; the header has the whole boot id.
+        let same = same && read.header.is_none_or(|header| header.boot == boot);
+        if !read.ended {
+            if same && !read.behind.is_empty() {
+                report.notes.push(format!(
+                    "soft.{number} is damaged: unflushed writes may be lost"
+                ));
+            }
+            continue;
+        }
+        if same && !read.behind.is_empty() {
+            report.notes.push(format!(
+                "soft.{number} is damaged at byte {}",
+                read.mark.end
+            ));
+            let mut lost = Vec::new();
+            read.behind
+                .iter()
+                .for_each(|payload| named_in(payload, &mut lost));
+            // Applied like any entry: the layers named behind the damage are not to be served.
+            let mut table = Table::default();
+            lost.iter().for_each(|entry| suspect(&mut table, entry));
+            entries.extend(table.rows.values().map(|row| Entry::Damaged {
+                layer: row.facts.layer,
+                generation: row.facts.generation,
+            }));
+        }
+        return Ok((entries, same));
+    }
+    Ok((Vec::new(), false))
+}
+
+fn is_volatile(birth: Option<Birth>) -> bool {
+    birth.is_some_and(|birth| birth.durability == Durability::Volatile)
+}
+
+// Journal and soft log together. While the host is up the soft log knows every volatile layer; after it
+// went down, none of them has its content any more.
+fn present_state(
+    durable: &Table,
+    soft: Vec<Entry>,
+    same_boot: bool,
+    report: &mut Recovery,
+) -> Table {
+    let mut now = durable.clone();
+    now.records = 0;
+    if same_boot {
+        now.rows.retain(|_, row| !is_volatile(row.facts.birth));
+        soft.into_iter().for_each(|entry| now.apply(entry));
+    } else {
+        let mut before = durable.clone();
+        soft.into_iter().for_each(|entry| before.apply(entry));
+        now.generation_next = now.generation_next.max(before.generation_next);
+        let lost = |row: &&Row| is_volatile(row.facts.birth) || row.facts.lost;
+        let mut lost: Vec<LayerId> = before
+            .rows
+            .values()
+            .filter(lost)
+            .map(|row| row.facts.layer)
+            .collect();
+        lost.sort_unstable();
+        for layer in lost {
+            let facts = unborn(layer, now.generation_next, true);
+            now.generation_next += 1;
+            let map = super::map::BlockMap::default();
+            now.rows.insert(layer, Row { facts, map });
+        }
+    }
+    let lost = now
+        .rows
+        .values()
+        .filter(|row| row.facts.lost)
+        .map(|row| row.facts.layer);
+    report.lost_volatile = lost.collect();
+    report.lost_volatile.sort_unstable();
+    now
+}
+
+type DataFile = (u32, u64, String);
+
+fn data_files(disk: &dyn Disk, now: &mut Table) -> Result<Vec<DataFile>> {
+    let mut files = Vec::new();
+    for name in disk.list(DATA_DIR)? {
+        let parts = name
+            .split_once('.')
+            .and_then(|(l, g)| Some((l.parse().ok()?, g.parse().ok()?)));
+        let Some((layer, generation)) = parts else {
+            continue;
+        };
+        let generation: u64 = generation;
+        now.generation_next = now.generation_next.max(generation.saturating_add(1));
+        files.push((layer, generation, name));
+    }
+    Ok(files)
+}
+
+impl Table {
+    fn names(&self, (layer, generation, _): &DataFile) -> bool {
+        let row = self.rows.get(&LayerId(*layer));
+        row.is_some_and(|row| row.facts.generation == *generation)
+    }
+}
+
+// Resets and removals that only the soft log knows.
+fn overruled(durable: &Table, now: &Table) -> Vec<Entry> {
+    let mut out = Vec::new();
+    for (layer, old) in &durable.rows {
+        if is_volatile(old.facts.birth) {
+            continue;
+        }
+        let layer = *layer;
+        match now.rows.get(&layer) {
+            None => out.push(Entry::Remove {
+                layer,
+                generation: old.facts.generation,
+            }),
+            Some(row) if row.facts.generation > old.facts.generation => out.push(Entry::Reset {
+                layer,
+                generation: row.facts.generation,
+            }),
+            Some(_) => {}
+        }
+    }
+    out
+}
+
+fn state_of(row: Row, durable: Option<&Row>, file_exists: bool) -> State {
+    let facts = row.facts;
+    let journalled = durable.filter(|old| old.facts.generation == facts.generation);
+    let mut state = State {
+        generation: facts.generation,
+        birth: facts.birth,
+        lost: facts.lost,
+        map: row.map,
+        file_exists,
+        name_durable: journalled.is_some_and(|old| !old.map.present.is_empty()),
+        birth_durable: journalled.is_some_and(|old| old.facts.birth.is_some()),
+        journal_knows: durable.is_some_and(|old| !is_volatile(old.facts.birth)),
+        // What an earlier process wrote may still be in the page cache alone.
+        dirty: file_exists,
+        ..State::default()
+    };
+    state.map.optimize();
+    if state.is_durable() {
+        let empty = super::map::BlockMap::default();
+        state.pending = Undo::between(journalled.map_or(&empty, |old| &old.map), &state.map);
+    }
+    if facts.damaged {
+        state.damaged = Some("records of it were lost to damage of the journal".to_owned());
+    } else if !state.map.present.is_empty() && !file_exists {
+        state.damaged = Some("its data file is missing".to_owned());
+    }
+    state
+}

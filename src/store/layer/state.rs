@@ -1,0 +1,424 @@
+//! One layer in memory: its maps, its file, and the rules by which they change.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock, Weak};
+
+use super::core::Core;
+use super::entry::{Birth, Entry, Facts};
+use super::journal::Outcome;
+use super::map::{BlockMap, BlockState, Span, Undo};
+use super::range_lock::RangeLock;
+use super::{DATA_DIR, lock, read, write};
+use crate::store::disk::{File, OpenMode};
+use crate::store::volume::Volume;
+use crate::store::{Durability, Error, ErrorKind, LayerId, Result};
+use crate::units::BLOCK_BYTES;
+
+/// A layer and its locks. Order of taking: `handle`, `ranges`, `flush`, `make`, the soft log, `state`.
+#[derive(Debug)]
+pub(in crate::store) struct Layer {
+    pub(in crate::store) id: LayerId,
+    /// Held by every change, for the blocks it touches.
+    pub(in crate::store) ranges: RangeLock,
+    /// The open volume; held while one is opened, reset or fenced.
+    pub(super) handle: Mutex<Weak<Volume>>,
+    /// One flush at a time; who waited finds its work done.
+    pub(super) flush: Mutex<()>,
+    // One maker or opener of the data file at a time.
+    make: Mutex<()>,
+    state: RwLock<State>,
+    // Used since the closer of idle files looked last.
+    touched: AtomicBool,
+}
+
+/// What is true of a layer now.
+#[derive(Debug, Default)]
+pub(in crate::store) struct State {
+    /// 0: nothing was ever written.
+    pub(in crate::store) generation: u64,
+    pub(in crate::store) birth: Option<Birth>,
+    /// Handles of another session are fenced.
+    pub(in crate::store) session: u64,
+    /// The host went down and took a volatile layer's content along.
+    pub(in crate::store) lost: bool,
+    pub(in crate::store) damaged: Option<String>,
+    pub(in crate::store) poisoned: Option<String>,
+    pub(in crate::store) map: BlockMap,
+    /// The data file, if it is open.
+    pub(in crate::store) file: Option<Arc<dyn File>>,
+    /// Changes that no flush took yet, and those that one is writing.
+    pub(super) pending: Undo,
+    pub(super) flushing: Undo,
+    /// The data file may hold bytes that are not durable.
+    pub(super) dirty: bool,
+    pub(super) file_exists: bool,
+    pub(super) name_durable: bool,
+    /// The flush in progress makes the file's name durable.
+    pub(super) naming: bool,
+    /// The journal knows this birth.
+    pub(super) birth_durable: bool,
+    /// The journal may hold something of this layer that a reset must overrule.
+    pub(super) journal_knows: bool,
+    pub(super) removed: bool,
+    /// Files of earlier generations that go when the reset is durable.
+    pub(super) old_files: Vec<String>,
+}
+
+impl State {
+    pub(super) fn is_durable(&self) -> bool {
+        self.birth
+            .is_some_and(|birth| birth.durability == Durability::Durable)
+    }
+
+    /// Refuses handles of an earlier session, and layers that must not be served.
+    pub(in crate::store) fn check(&self, layer: LayerId, session: u64) -> Result<()> {
+        if self.session != session {
+            let why = format!(
+                "layer {layer}: the handle was fenced by a reset or a new session; open it again"
+            );
+            return Err(Error::new(ErrorKind::Fenced, why));
+        }
+        self.check_damage(layer)
+    }
+
+    pub(super) fn check_damage(&self, layer: LayerId) -> Result<()> {
+        match &self.damaged {
+            Some(why) => Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("layer {layer} is damaged: {why}; reset it or restore it from a copy"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn check_poison(&self, layer: LayerId) -> Result<()> {
+        match &self.poisoned {
+            Some(why) => Err(Error::new(
+                ErrorKind::Poisoned,
+                format!(
+                    "layer {layer} takes no more writes: {why}; check the medium, then restart or reset"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The map that the journal tells.
+    pub(super) fn durable_map(&self) -> BlockMap {
+        let mut map = BlockMap::default();
+        if self.is_durable() {
+            map = self.map.clone();
+            self.pending.undo(&mut map);
+            self.flushing.undo(&mut map);
+        }
+        map
+    }
+}
+
+/// Path of a data file.
+pub(super) fn data_path(layer: LayerId, generation: u64) -> String {
+    format!("{DATA_DIR}/{}.{generation}", layer.0)
+}
+
+impl Layer {
+    pub(super) fn new(id: LayerId, state: State) -> Self {
+        Self {
+            id,
+            ranges: RangeLock::default(),
+            handle: Mutex::default(),
+            flush: Mutex::default(),
+            make: Mutex::default(),
+            state: RwLock::new(state),
+            touched: AtomicBool::new(false),
+        }
+    }
+
+    /// A look at the state; never held across I/O.
+    pub(in crate::store) fn state(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        read(&self.state)
+    }
+
+    pub(super) fn state_mut(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        write(&self.state)
+    }
+
+    pub(super) fn facts(&self, state: &State) -> Facts {
+        Facts {
+            layer: self.id,
+            generation: state.generation,
+            birth: state.birth,
+            lost: state.lost,
+            damaged: state.damaged.is_some(),
+        }
+    }
+
+    /// Everything a change needs: a live handle, a healthy layer, a generation bound to its image.
+    pub(in crate::store) fn begin_change(
+        &self,
+        core: &Core,
+        session: u64,
+        birth: Birth,
+    ) -> Result<()> {
+        {
+            let state = self.state();
+            state.check(self.id, session)?;
+            state.check_poison(self.id)?;
+            if state.birth.is_some() {
+                return Ok(());
+            }
+        }
+        let _one = lock(&self.make);
+        if self.state().birth.is_some() {
+            return Ok(());
+        }
+        let mut soft = lock(&core.soft);
+        let generation = match self.state().generation {
+            0 => core.generation(),
+            reset => reset,
+        };
+        let facts = Facts {
+            layer: self.id,
+            generation,
+            birth: Some(birth),
+            lost: false,
+            damaged: false,
+        };
+        soft.append(&[Entry::Layer(facts)])?;
+        let mut state = self.state_mut();
+        state.generation = generation;
+        state.birth = Some(birth);
+        state.lost = false;
+        drop(state);
+        if birth.durability == Durability::Volatile {
+            // So that after a crash of the host its owner can be told what was lost.
+            core.journal.lazily(Entry::Layer(facts));
+            core.nudge();
+        }
+        Ok(())
+    }
+
+    /// The data file, opened or made if need be. May block.
+    pub(in crate::store) fn file(self: &Arc<Self>, core: &Core) -> Result<Arc<dyn File>> {
+        self.touched.store(true, Ordering::Relaxed);
+        if let Some(file) = &self.state().file {
+            return Ok(Arc::clone(file));
+        }
+        let _one = lock(&self.make);
+        let (exists, path, needed) = {
+            let state = self.state();
+            if let Some(file) = &state.file {
+                return Ok(Arc::clone(file));
+            }
+            (
+                state.file_exists,
+                data_path(self.id, state.generation),
+                needed_bytes(&state),
+            )
+        };
+        let file = if exists {
+            self.open_existing(core, &path, needed)?
+        } else {
+            make(core, &path)?
+        };
+        file.advise_random();
+        {
+            let mut state = self.state_mut();
+            state.file = Some(Arc::clone(&file));
+            state.file_exists = true;
+        }
+        core.opened(self);
+        Ok(file)
+    }
+
+    fn open_existing(&self, core: &Core, path: &str, needed: u64) -> Result<Arc<dyn File>> {
+        let file = core.disk.open(path, OpenMode::ReadWrite)?;
+        let len = file.len()?;
+        if len < needed {
+            let why = format!("{path} has {len} bytes where blocks up to {needed} were written");
+            self.state_mut().damaged = Some(why.clone());
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("layer {}: {why}", self.id),
+            ));
+        }
+        Ok(file)
+    }
+
+    /// Makes a change known: to the kernel first, then to readers. The data is in the file already, and
+    /// the caller holds the blocks' lock.
+    pub(in crate::store) fn publish(
+        &self,
+        core: &Core,
+        to: BlockState,
+        spans: &[Span],
+        wrote: bool,
+    ) -> Result<()> {
+        if spans.is_empty() {
+            if wrote {
+                self.state_mut().dirty = true;
+            }
+            return Ok(());
+        }
+        let mut soft = lock(&core.soft);
+        let generation = self.state().generation;
+        let entries: Vec<Entry> = spans
+            .iter()
+            .map(|span| self.blocks(generation, to, span))
+            .collect();
+        soft.append(&entries)?;
+        let due = soft.is_due(core.options.soft_bytes);
+        let mut guard = self.state_mut();
+        let state = &mut *guard;
+        let durable = state.is_durable();
+        for span in spans {
+            if durable {
+                state.pending.note(span, &state.map);
+            }
+            state.map.set(span.clone(), to);
+        }
+        state.dirty |= wrote;
+        drop(guard);
+        drop(soft);
+        if due {
+            core.nudge();
+        }
+        Ok(())
+    }
+
+    /// Says before a write that bytes which are not durable may come, so that the file stays open.
+    pub(in crate::store) fn mark_dirty(&self) {
+        let mut state = self.state_mut();
+        state.dirty = true;
+    }
+
+    fn blocks(&self, generation: u64, state: BlockState, span: &Span) -> Entry {
+        Entry::Blocks {
+            layer: self.id,
+            generation,
+            state,
+            span: span.clone(),
+        }
+    }
+
+    /// Makes everything durable that was acknowledged before the call: the data, then its presence.
+    pub(in crate::store) fn flush(
+        self: &Arc<Self>,
+        core: &Core,
+        session: Option<u64>,
+    ) -> Result<()> {
+        let _one = lock(&self.flush);
+        let Some((dirty, entries, needs_name)) = self.take_for_flush(session)? else {
+            return Ok(());
+        };
+        if dirty {
+            self.sync_data(core)?;
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let done = core
+            .journal
+            .commit(entries, needs_name, Some(Arc::clone(self)));
+        if core.journal.bytes() > core.options.journal_bytes {
+            core.nudge();
+        }
+        done.map_err(|e| e.within(format!("flush of layer {}", self.id)))
+    }
+
+    fn sync_data(self: &Arc<Self>, core: &Core) -> Result<()> {
+        let synced = self.file(core).and_then(|file| file.sync());
+        synced.map_err(|e| {
+            let why = format!("its data could not be made durable: {e}");
+            let mut state = self.state_mut();
+            let taken = std::mem::take(&mut state.flushing);
+            state.pending.absorb(taken);
+            state.poisoned = Some(why.clone());
+            Error::new(ErrorKind::Poisoned, format!("layer {}: {why}", self.id))
+        })
+    }
+
+    fn take_for_flush(&self, session: Option<u64>) -> Result<Option<(bool, Vec<Entry>, bool)>> {
+        let mut guard = self.state_mut();
+        let state = &mut *guard;
+        if let Some(session) = session {
+            state.check(self.id, session)?;
+        }
+        if !state.is_durable() || state.removed {
+            return Ok(None);
+        }
+        state.check_poison(self.id)?;
+        let dirty = std::mem::take(&mut state.dirty) && state.file_exists;
+        let mut entries = Vec::new();
+        if !state.birth_durable {
+            entries.push(Entry::Layer(self.facts(state)));
+            state.journal_knows = true;
+        }
+        let changes = state.pending.changes(&state.map);
+        state.flushing = std::mem::take(&mut state.pending);
+        entries.extend(
+            changes
+                .iter()
+                .map(|(to, span)| self.blocks(state.generation, *to, span)),
+        );
+        state.naming = !entries.is_empty() && state.file_exists && !state.name_durable;
+        Ok(Some((dirty, entries, state.naming)))
+    }
+
+    /// Told by the journal how the commit of the flush in progress ended.
+    pub(super) fn settle(&self, outcome: &Outcome) {
+        let mut guard = self.state_mut();
+        let state = &mut *guard;
+        match outcome {
+            Outcome::Done => {
+                state.flushing = Undo::default();
+                state.birth_durable = true;
+                state.name_durable |= state.naming;
+            }
+            Outcome::Refused(..) => {
+                let taken = std::mem::take(&mut state.flushing);
+                state.pending.absorb(taken);
+            }
+            Outcome::Unknown(why) => {
+                let taken = std::mem::take(&mut state.flushing);
+                state.pending.absorb(taken);
+                state.poisoned = Some(why.clone());
+            }
+        }
+    }
+
+    /// Closes the data file if nothing would be lost or forgotten by it.
+    pub(super) fn close_if_idle(&self) -> bool {
+        if self.touched.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let mut state = self.state_mut();
+        // A failed write-back is told to those who had the file open: a dirty one stays open until synced.
+        if state.is_durable() && state.dirty {
+            return false;
+        }
+        state.file = None;
+        true
+    }
+}
+
+fn make(core: &Core, path: &str) -> Result<Arc<dyn File>> {
+    match core.disk.open(path, OpenMode::CreateNew) {
+        Ok(file) => Ok(file),
+        // Generations are never used twice, so a file of this name was never part of anything.
+        Err(e) => match core.disk.open(path, OpenMode::ReadWrite) {
+            Ok(file) => file.set_len(0).map(|()| file),
+            Err(_) => Err(e),
+        },
+    }
+}
+
+// The least length of the data file.
+fn needed_bytes(state: &State) -> u64 {
+    let blocks = state
+        .map
+        .present
+        .max()
+        .map_or(0, |last| u64::from(last) + 1);
+    let size = state.birth.map_or(0, |birth| birth.size);
+    (blocks * BLOCK_BYTES).min(size)
+}
