@@ -28,11 +28,18 @@ impl TestHead {
 
     /// A directory with this configuration (the state directory is added).
     pub fn with_config(text: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("reveille-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("reveille-")
+            .tempdir()
+            .unwrap();
         let state = dir.path().join("state");
         let text = format!("[server]\nstate = \"{}\"\n{text}", state.display());
         std::fs::write(dir.path().join("reveille.toml"), text).unwrap();
-        Self { dir, child: None, portal: None }
+        Self {
+            dir,
+            child: None,
+            portal: None,
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -41,7 +48,10 @@ impl TestHead {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
-        command.arg("--config").arg(self.path("reveille.toml")).env("NO_COLOR", "1");
+        command
+            .arg("--config")
+            .arg(self.path("reveille.toml"))
+            .env("NO_COLOR", "1");
         command
     }
 
@@ -66,7 +76,12 @@ impl TestHead {
     pub fn bad(&self, args: &[&str], code: i32) -> String {
         let output = self.cli(args);
         let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "reveille {}: {said}", args.join(" "));
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "reveille {}: {said}",
+            args.join(" ")
+        );
         assert_eq!(said.trim().lines().count(), 1, "not one clear line: {said}");
         said
     }
@@ -102,8 +117,12 @@ impl TestHead {
             let _ = child.wait();
             panic!("the head did not become ready: `{line}`\n{}", self.log());
         }
-        let portal = line.split_whitespace().find_map(|w| w.strip_prefix("iscsi="));
-        self.portal = portal.and_then(|p| p.split(',').next()).map(|p| p.parse().unwrap());
+        let portal = line
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("iscsi="));
+        self.portal = portal
+            .and_then(|p| p.split(',').next())
+            .map(|p| p.parse().unwrap());
         self.child = Some(child);
     }
 
