@@ -18,9 +18,6 @@ mod image;
 mod node;
 mod schema;
 mod snapshot;
-#[cfg(test)]
-mod test;
-
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,3 +134,6 @@ impl fmt::Debug for Catalog {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod test;

@@ -262,6 +262,13 @@ pub(super) fn failed(doing: impl Display, e: redb::Error) -> Error {
         | redb::Error::RepairAborted => ErrorKind::Corrupt,
         _ => ErrorKind::Io,
     };
+    if matches!(e, redb::Error::PreviousIo) {
+        let doing = format!(
+            "{doing}: the catalog takes no changes since one could not be written; \
+             give the disk space or repair it, then start the head again"
+        );
+        return Error::caused(kind, doing, e);
+    }
     Error::caused(kind, doing, e)
 }
 

@@ -277,3 +277,6 @@ fn resolve<'a>(now: &'a Snapshot, record: &NodeRecord) -> Result<(String, &'a Ve
     };
     Ok((format!("{}:{}", wanted.name, version.version), version))
 }
+
+#[cfg(test)]
+mod test;

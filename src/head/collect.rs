@@ -43,7 +43,12 @@ impl Head {
                 return Ok(None);
             }
         };
-        self.collect_now().map(Some)
+        let mut freed = self.collect_now()?;
+        // Who came meanwhile left it to us.
+        while self.collection.owed.load(Ordering::SeqCst) {
+            freed = freed.saturating_add(self.collect_now()?);
+        }
+        Ok(Some(freed))
     }
 
     /// After an import: what was put off for it.

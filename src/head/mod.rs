@@ -30,8 +30,6 @@ mod nodes;
 mod pending;
 mod select;
 mod state_dir;
-#[cfg(test)]
-mod test;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -218,3 +216,6 @@ fn begin(catalog: &Catalog, host_boot: &str) -> Result<(u64, u64)> {
         Ok((last, changes.view().counter(LOST_BOOTS)))
     })
 }
+
+#[cfg(test)]
+mod test;

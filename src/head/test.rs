@@ -3,12 +3,11 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::catalog::{BootMode, ImageRef, LayerMode, PendingRecord};
-use crate::events::EventKind;
-use crate::names::{BootId, Mac, NodeName};
+use crate::names::{Mac, NodeName};
 use crate::units::{ByteRange, UnixMillis};
 
 /// A state directory, a head over it, and image files beside it.
-struct Bench {
+pub(super) struct Bench {
     top: tempfile::TempDir,
     host_boot: String,
     head: Option<Head>,
@@ -17,7 +16,7 @@ struct Bench {
 const MIB: usize = 1 << 20;
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut bench = Self {
             top: tempfile::tempdir().unwrap(),
             host_boot: "first".into(),
@@ -28,18 +27,18 @@ impl Bench {
     }
 
     /// With image `d`, whose version 1 is all 1, and nodes `n[1-3]` set to it.
-    fn with_nodes(mode: LayerMode) -> Self {
+    pub(super) fn with_nodes(mode: LayerMode) -> Self {
         let bench = Self::new();
         bench.import("d", 1);
         bench.add("n[1-3]", mode);
         bench
     }
 
-    fn head(&self) -> &Head {
+    pub(super) fn head(&self) -> &Head {
         self.head.as_ref().unwrap()
     }
 
-    fn reopen(&mut self) {
+    pub(super) fn reopen(&mut self) {
         self.head = None;
         let options = HeadOptions {
             host_boot_id: Some(self.host_boot.clone()),
@@ -48,7 +47,7 @@ impl Bench {
         self.head = Some(head.unwrap());
     }
 
-    fn restart_host(&mut self) {
+    pub(super) fn restart_host(&mut self) {
         self.host_boot.push('+');
         self.reopen();
     }
@@ -76,11 +75,11 @@ impl Bench {
             .image_import(ask, &|_| (), &AtomicBool::new(false))
     }
 
-    fn import(&self, name: &str, byte: u8) -> ImageImported {
+    pub(super) fn import(&self, name: &str, byte: u8) -> ImageImported {
         self.run(&self.ask(name, byte)).unwrap()
     }
 
-    fn add(&self, nodes: &str, mode: LayerMode) {
+    pub(super) fn add(&self, nodes: &str, mode: LayerMode) {
         let ask = NodeAdd {
             mode,
             ..add_ask(nodes)
@@ -88,7 +87,7 @@ impl Bench {
         self.head().nodes_add(&ask).unwrap();
     }
 
-    fn set_image(&self, nodes: &str, image: &str) -> NodesDone {
+    pub(super) fn set_image(&self, nodes: &str, image: &str) -> NodesDone {
         let ask = NodeChange {
             nodes: nodes.into(),
             image: Some(Some(ImageRef::parse(image).unwrap())),
@@ -98,20 +97,20 @@ impl Bench {
     }
 
     /// Begins a boot as the boot services do.
-    fn boot(&self, node: &str) -> Arc<Binding> {
+    pub(super) fn boot(&self, node: &str) -> Arc<Binding> {
         let boot = self.head().bus().begin_boot(&name(node), "test");
         self.head().prepare_boot(&name(node), boot).unwrap()
     }
 
-    fn login(&self, node: &str, firmware: bool) -> Result<Attached> {
+    pub(super) fn login(&self, node: &str, firmware: bool) -> Result<Attached> {
         self.head().attach(&name(node), firmware)
     }
 
-    fn os(&self, node: &str) -> Attached {
+    pub(super) fn os(&self, node: &str) -> Attached {
         self.login(node, false).unwrap()
     }
 
-    fn reset(&self, nodes: &str) {
+    pub(super) fn reset(&self, nodes: &str) {
         let ask = LayerReset {
             nodes: nodes.into(),
             ..LayerReset::default()
@@ -119,7 +118,11 @@ impl Bench {
         self.head().layers_reset(&ask, &|_| false).unwrap();
     }
 
-    fn remove_image(&self, image: &str, busy: &dyn Fn(&NodeName) -> bool) -> Result<ImageRemoved> {
+    pub(super) fn remove_image(
+        &self,
+        image: &str,
+        busy: &dyn Fn(&NodeName) -> bool,
+    ) -> Result<ImageRemoved> {
         let ask = ImageRemove {
             image: ImageRef::parse(image).unwrap(),
             dry_run: false,
@@ -128,11 +131,11 @@ impl Bench {
     }
 }
 
-fn name(text: &str) -> NodeName {
+pub(super) fn name(text: &str) -> NodeName {
     NodeName::parse(text).unwrap()
 }
 
-fn add_ask(nodes: &str) -> NodeAdd {
+pub(super) fn add_ask(nodes: &str) -> NodeAdd {
     NodeAdd {
         nodes: nodes.into(),
         image: Some(ImageRef::parse("d").unwrap()),
@@ -140,12 +143,12 @@ fn add_ask(nodes: &str) -> NodeAdd {
     }
 }
 
-fn byte(disk: &Attached, offset: u64) -> u8 {
+pub(super) fn byte(disk: &Attached, offset: u64) -> u8 {
     let range = ByteRange::new(offset, 512).unwrap();
     disk.volume.read(range).unwrap().to_vec()[0]
 }
 
-fn refused<T: std::fmt::Debug>(result: Result<T>, kind: HeadErrorKind, words: &[&str]) {
+pub(super) fn refused<T: std::fmt::Debug>(result: Result<T>, kind: HeadErrorKind, words: &[&str]) {
     let error = result.unwrap_err();
     assert_eq!(error.kind, kind, "{error}");
     for word in words {
@@ -594,262 +597,6 @@ fn waiting_machines_are_written_now_and_then_and_survive() {
     bench.head().pending_forget(machine(1, 0).mac).unwrap();
     bench.reopen();
     assert_eq!(bench.head().pending().len(), 49);
-}
-
-// --- boots ---
-
-#[test]
-fn an_ephemeral_node_begins_each_boot_from_its_image() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    assert_eq!(bench.boot("n1").label, "d:1");
-    let disk = bench.os("n1");
-    disk.volume.write(0, &[9; 512]).unwrap();
-    assert_eq!((byte(&disk, 0), byte(&disk, 4096)), (9, 1));
-    // A second login of the same boot sees the same disk.
-    assert_eq!(byte(&bench.os("n1"), 0), 9);
-    bench.boot("n1");
-    assert!(disk.volume.read(ByteRange::new(0, 512).unwrap()).is_err());
-    assert_eq!(byte(&bench.os("n1"), 0), 1);
-    assert_eq!(byte(&bench.login("n2", true).unwrap(), 0), 1);
-}
-
-#[test]
-fn preparing_a_boot_twice_changes_nothing() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    let boot = bench.head().bus().begin_boot(&name("n1"), "test");
-    let first = bench.head().prepare_boot(&name("n1"), boot).unwrap();
-    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
-    bench.import("d", 2);
-    let again = bench.head().prepare_boot(&name("n1"), boot).unwrap();
-    assert_eq!(first, again);
-    assert_eq!(byte(&bench.os("n1"), 0), 9);
-}
-
-#[test]
-fn a_boot_stays_on_its_version_and_the_next_one_moves_on() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    bench.boot("n1");
-    bench.import("d", 2);
-    assert_eq!(bench.os("n1").binding.label, "d:1");
-    assert_eq!(byte(&bench.os("n1"), 0), 1);
-    assert_eq!(bench.boot("n1").label, "d:2");
-    assert_eq!(byte(&bench.os("n1"), 0), 2);
-}
-
-#[test]
-fn a_persistent_layer_is_kept_over_its_version() {
-    let mut bench = Bench::with_nodes(LayerMode::Persistent);
-    bench.boot("n1");
-    let disk = bench.os("n1");
-    disk.volume.write(0, &[9; 512]).unwrap();
-    disk.volume.flush().unwrap();
-    drop(disk);
-    bench.import("d", 2);
-    bench.restart_host();
-    let bound = bench.boot("n1");
-    assert_eq!(bound.label, "d:1");
-    let disk = bench.os("n1");
-    assert_eq!((byte(&disk, 0), byte(&disk, 4096)), (9, 1));
-    let layer = bench.head().layers(Some("n1")).unwrap().remove(0);
-    assert_eq!(layer.image.as_deref(), Some("d:1"));
-    assert_eq!(layer.wanted.as_deref(), Some("d:2"));
-    assert_eq!(layer.held.data_bytes, 4096);
-    let idle = |_: &NodeName| false;
-    let removed = bench.remove_image("d:1", &idle);
-    refused(removed, HeadErrorKind::Conflict, &["n1 keep layers"]);
-}
-
-#[test]
-fn a_persistent_layer_without_data_moves_on() {
-    let bench = Bench::with_nodes(LayerMode::Persistent);
-    bench.boot("n1");
-    bench.os("n1");
-    bench.import("d", 2);
-    assert_eq!(bench.boot("n1").label, "d:2");
-}
-
-#[test]
-fn a_new_boot_ends_what_the_old_one_had_open_even_if_the_layer_is_kept() {
-    let bench = Bench::with_nodes(LayerMode::Persistent);
-    bench.boot("n1");
-    let old = bench.os("n1");
-    old.volume.write(0, &[9; 512]).unwrap();
-    bench.boot("n1");
-    assert!(old.volume.write(0, &[8; 512]).is_err());
-    assert_eq!(byte(&bench.os("n1"), 0), 9);
-}
-
-#[test]
-fn a_reset_by_hand_needs_a_new_boot() {
-    let bench = Bench::with_nodes(LayerMode::Persistent);
-    bench.boot("n1");
-    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
-    bench.import("d", 2);
-    let ask = LayerReset {
-        nodes: "n1".into(),
-        ..LayerReset::default()
-    };
-    let busy = bench.head().layers_reset(&ask, &|_| true);
-    refused(busy, HeadErrorKind::Conflict, &["n1", "force"]);
-    bench.reset("n1");
-    refused(
-        bench.login("n1", false),
-        HeadErrorKind::Gone,
-        &["n1", "reset"],
-    );
-    assert_eq!(bench.boot("n1").label, "d:2");
-    assert_eq!(byte(&bench.os("n1"), 0), 2);
-}
-
-#[test]
-fn going_ephemeral_throws_the_kept_layer_away_and_says_so() {
-    let bench = Bench::with_nodes(LayerMode::Persistent);
-    bench.boot("n1");
-    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
-    let ask: NodeChange = serde_json::from_str(r#"{"nodes":"n1","mode":"ephemeral"}"#).unwrap();
-    let done = bench.head().nodes_set(&ask).unwrap();
-    assert!(
-        done.notices[0].contains("thrown away"),
-        "{:?}",
-        done.notices
-    );
-    assert_eq!(byte(&bench.os("n1"), 0), 9);
-    bench.boot("n1");
-    assert_eq!(byte(&bench.os("n1"), 0), 1);
-}
-
-#[test]
-fn a_firmware_login_begins_a_boot_where_none_is_under_way() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    let bus = bench.head().bus();
-    let first = bench.login("n1", true).unwrap().binding.boot;
-    assert_eq!(bus.current_boot(&name("n1")), Some(first));
-    // Firmware that logs in again, and the system it loads, belong to the same boot.
-    assert_eq!(bench.login("n1", true).unwrap().binding.boot, first);
-    assert_eq!(bench.os("n1").binding.boot, first);
-    assert_eq!(bench.os("n1").binding.boot, first);
-    // After a system was there, firmware means that the node was restarted.
-    let second = bench.login("n1", true).unwrap().binding.boot;
-    assert!(second > first);
-    // A boot that the boot services began is not begun again.
-    let third = bench.boot("n1").boot;
-    assert_eq!(bench.login("n1", true).unwrap().binding.boot, third);
-}
-
-#[test]
-fn a_firmware_login_prepares_a_boot_that_only_began() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    bench.boot("n1");
-    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
-    let boot = bench.head().bus().begin_boot(&name("n1"), "dhcp");
-    let disk = bench.login("n1", true).unwrap();
-    assert_eq!((disk.binding.boot, byte(&disk, 0)), (boot, 1));
-}
-
-#[test]
-fn a_system_without_any_boot_gets_one() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    let disk = bench.os("n1");
-    assert_eq!(disk.binding.label, "d:1");
-    assert!(disk.binding.boot > BootId(0));
-}
-
-#[test]
-fn a_running_system_keeps_its_disk_over_a_restart_of_the_head() {
-    let mut bench = Bench::with_nodes(LayerMode::Ephemeral);
-    let boot = bench.boot("n1").boot;
-    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
-    bench.reopen();
-    let disk = bench.os("n1");
-    assert_eq!((disk.binding.boot, byte(&disk, 0)), (boot, 9));
-    let next = bench.boot("n1").boot;
-    assert!(next > boot, "boot ids are never given twice");
-}
-
-#[test]
-fn a_restart_of_the_host_ends_ephemeral_boots_with_a_reason() {
-    let mut bench = Bench::with_nodes(LayerMode::Ephemeral);
-    bench.boot("n1");
-    bench.os("n1").volume.write(0, &[9; 512]).unwrap();
-    bench.restart_host();
-    let words = ["n1", "restart of the head's machine", "boot the node anew"];
-    refused(bench.login("n1", false), HeadErrorKind::Gone, &words);
-    bench.reopen();
-    refused(bench.login("n1", false), HeadErrorKind::Gone, &words);
-    bench.boot("n1");
-    assert_eq!(byte(&bench.os("n1"), 0), 1);
-    bench.reopen();
-    assert_eq!(byte(&bench.os("n1"), 0), 1);
-}
-
-#[test]
-fn a_node_that_cannot_boot_says_why() {
-    let bench = Bench::new();
-    bench.import("d", 1);
-    let ask = NodeAdd {
-        image: None,
-        ..add_ask("n1")
-    };
-    assert!(bench.head().nodes_add(&ask).unwrap().notices[0].contains("no image"));
-    let words = ["n1", "reveille node set n1 --image"];
-    refused(bench.login("n1", true), HeadErrorKind::Invalid, &words);
-    refused(bench.login("x", true), HeadErrorKind::NotFound, &["`x`"]);
-}
-
-#[test]
-fn a_reset_layer_is_told_on_the_bus() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    bench.boot("n1");
-    let (kept, _) = bench.head().bus().replay_and_subscribe(0);
-    let reset =
-        |kind: &EventKind| matches!(kind, EventKind::LayerReset { image } if image == "d:1");
-    assert!(
-        kept.iter()
-            .any(|event| reset(&event.kind) && event.boot.is_some())
-    );
-}
-
-#[test]
-fn boot_ids_are_reserved_ahead() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    let reserved = || bench.head().snapshot().counter(BOOTS);
-    let before = reserved();
-    bench.boot("n1");
-    assert_eq!(reserved(), before);
-    let far = BootId(before - 10);
-    bench.head().prepare_boot(&name("n1"), far).unwrap();
-    assert_eq!(reserved(), far.0 + limits::BOOT_ID_BLOCK);
-}
-
-#[test]
-fn one_slow_node_does_not_hold_up_another() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    let run = bench.head().runs.of(&name("n1"));
-    let held = boot::lock(&run);
-    // Would hang if it needed what n1's operation holds.
-    assert_eq!(bench.boot("n2").label, "d:1");
-    bench.os("n2");
-    drop(held);
-    bench.os("n1");
-}
-
-#[test]
-fn nodes_boot_side_by_side() {
-    let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    std::thread::scope(|scope| {
-        for node in ["n1", "n2", "n3"] {
-            let bench = &bench;
-            scope.spawn(move || {
-                for round in 0..5 {
-                    let boot = bench.boot(node).boot;
-                    let disk = bench.os(node);
-                    assert_eq!(disk.binding.boot, boot, "{node} round {round}");
-                    disk.volume.write(0, &[9; 512]).unwrap();
-                    assert_eq!(byte(&disk, 0), 9);
-                }
-            });
-        }
-    });
 }
 
 // --- the whole ---
