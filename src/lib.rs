@@ -2,6 +2,7 @@
 //!
 //! The map of the house. (Completed with each room.)
 
+pub mod boot;
 pub mod catalog;
 pub mod events;
 pub mod head;
