@@ -132,6 +132,12 @@ pub const LOADER_BYTES_MAX: u64 = 32 << 20;
 pub const LOADER_FILES_MAX: usize = 64;
 /// HTTP connections of boot services at one time; further ones wait in the kernel's queue.
 pub const BOOT_HTTP_MAX: usize = 4096;
+/// HTTP connections of one address at one time; further ones are closed at once.
+pub const BOOT_HTTP_PER_CLIENT: usize = 32;
+/// Longest life of an HTTP connection of boot services, however busy it looks.
+pub const BOOT_HTTP_LIFE: Duration = Duration::from_secs(600);
+/// The same warning about addresses is written at most this often.
+pub const BOOT_WARN_EVERY: Duration = Duration::from_secs(10);
 /// An HTTP connection of boot services that moves no byte for this long is closed.
 pub const BOOT_HTTP_IDLE: Duration = Duration::from_secs(30);
 /// Receive buffer asked for each boot service's UDP socket: a storm of 1,000 nodes in one moment fits.

@@ -33,7 +33,7 @@ pub(crate) struct Assets {
 }
 
 impl Assets {
-    /// From `dir` of the administrator, every plain file; or from the distribution's package, the known names.
+    /// From `dir` of the administrator, every plain file; or the known names from the package.
     pub(crate) fn load(dir: Option<&Path>) -> Result<Self, BootError> {
         let mut assets = Self::default();
         match dir {

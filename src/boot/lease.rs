@@ -5,9 +5,9 @@
 //! address of the range keeps it when nobody else has it.
 //!
 //! ```text
-//!   free runs  ──assign──►  attributed (MAC, until)  ──expired, and no other left──► someone else
-//!                                  │ DECLINE
-//!                                  └──────► bad until ... ──► free
+//!   free --assign--> attributed (MAC, until) --expired, and no other left--> attributed to another
+//!     ^                       |
+//!     +--- after a while ----bad <--DECLINE
 //! ```
 //! An attribution outlives its lease, so that a machine which comes back gets what it had.
 

@@ -1,10 +1,11 @@
 //! The TCP side of the HTTP service: a bounded number of connections, and none that idles for ever.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,6 +31,49 @@ pub(crate) struct Bounded {
     listener: TcpListener,
     local: SocketAddr,
     open: Arc<Semaphore>,
+    clients: Arc<Clients>,
+    idle: Duration,
+}
+
+/// Open connections by address.
+#[derive(Debug, Default)]
+struct Clients(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection's place among its address's; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    clients: Arc<Clients>,
+    ip: IpAddr,
+}
+
+impl Clients {
+    /// A place for one more connection of `ip`, unless it has too many.
+    fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Place> {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = table.entry(ip).or_default();
+        if *count >= limits::BOOT_HTTP_PER_CLIENT {
+            return None;
+        }
+        *count += 1;
+        let clients = Arc::clone(self);
+        Some(Place { clients, ip })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self
+            .clients
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = table.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                table.remove(&self.ip);
+            }
+        }
+    }
 }
 
 impl Bounded {
@@ -38,6 +82,8 @@ impl Bounded {
             local: listener.local_addr()?,
             listener,
             open: Arc::new(Semaphore::new(limits::BOOT_HTTP_MAX)),
+            clients: Arc::default(),
+            idle: limits::BOOT_HTTP_IDLE,
         })
     }
 }
@@ -54,8 +100,12 @@ impl Listener for Bounded {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
+                    let Some(place) = self.clients.enter(peer.ip().to_canonical()) else {
+                        tracing::debug!(%peer, "HTTP connection closed: its address has too many");
+                        continue;
+                    };
                     let local = stream.local_addr().unwrap_or(self.local);
-                    let timed = Timed::new(stream, permit);
+                    let timed = Timed::new(stream, self.idle, permit, place);
                     return (timed, Ends { peer, local });
                 }
                 Err(error) => {
@@ -79,20 +129,32 @@ impl Connected<IncomingStream<'_, Bounded>> for Ends {
     }
 }
 
-/// A connection that ends after `limits::BOOT_HTTP_IDLE` without a byte in either direction.
+/// A connection that ends after `limits::BOOT_HTTP_IDLE` without a byte in either direction, and after
+/// `limits::BOOT_HTTP_LIFE` in any case (a client that sends one byte now and then holds no place for ever).
 #[derive(Debug)]
 pub(crate) struct Timed {
     stream: TcpStream,
+    patience: Duration,
     idle: Pin<Box<Sleep>>,
+    end: Instant,
     _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Timed {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Self {
+    fn new(
+        stream: TcpStream,
+        patience: Duration,
+        permit: OwnedSemaphorePermit,
+        place: Place,
+    ) -> Self {
         Self {
             stream,
-            idle: Box::pin(tokio::time::sleep(limits::BOOT_HTTP_IDLE)),
+            patience,
+            idle: Box::pin(tokio::time::sleep(patience)),
+            end: Instant::now() + limits::BOOT_HTTP_LIFE,
             _permit: permit,
+            _place: place,
         }
     }
 
@@ -103,9 +165,8 @@ impl Timed {
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            self.idle
-                .as_mut()
-                .reset(Instant::now() + limits::BOOT_HTTP_IDLE);
+            let idle = Instant::now() + self.patience;
+            self.idle.as_mut().reset(idle.min(self.end));
             return result;
         }
         if self.idle.as_mut().poll(cx).is_ready() {
@@ -155,5 +216,38 @@ impl AsyncWrite for Timed {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place() {
+        let clients = Arc::new(Clients::default());
+        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut held: Vec<_> = (0..limits::BOOT_HTTP_PER_CLIENT)
+            .map(|_| clients.enter(one).unwrap())
+            .collect();
+        assert!(clients.enter(one).is_none());
+        assert!(clients.enter(other).is_some());
+        held.pop();
+        assert!(clients.enter(one).is_some());
+        drop(held);
+        assert!(clients.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_closed() {
+        use tokio::io::AsyncReadExt;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut bounded = Bounded::new(listener).unwrap();
+        bounded.idle = Duration::from_millis(20);
+        let peer = TcpStream::connect(bounded.local).await.unwrap();
+        let (mut timed, ends) = bounded.accept().await;
+        assert_eq!(ends.peer, peer.local_addr().unwrap());
+        let error = timed.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -3,11 +3,12 @@
 //! ready call. Level 5.
 //!
 //! ```text
-//!            bytes ─► packet ─► facts ─┐
-//!   catalog, gate ─► node, admission ──┼─► plan ─┬─► dhcp    an answer with the next thing to load
-//!         what was seen ─► context ────┘         ├─► script  text for iPXE
-//!                                                └─► (address by lease)
-//!   server: sockets, tasks, the clock      service, answer: the shared state, no sockets
+//!          bytes -> packet -> facts --+
+//!   catalog, gate -> node, admission -+-> plan -+-> dhcp    an answer with the next thing to load
+//!        what was seen -> context ----+         +-> script  text for iPXE
+//!
+//!   server, desk, http, listener, links: sockets, tasks, the clock
+//!   service, answer: the state that they share; no sockets       lease: who has which address
 //! ```
 //!
 //! One plan is made for each request and all services render it, so they cannot disagree. What this room

@@ -327,13 +327,15 @@ pub(crate) mod test {
             let mut facts = Facts::of(&pxe(1, 0)).unwrap();
             facts.secs = second;
             // This head sends 200 loaders at a time, each in 6 seconds; scaled to the real bound.
-            for _ in 0..waiting {
+            let mut deferred = |_: &usize| {
                 let load = busy_until.len() * limits::LOADERS_BUSY / 200;
-                if !defer(&facts, load) {
-                    waiting -= 1;
+                let answered = !defer(&facts, load);
+                if answered {
                     busy_until.push(second + 6);
                 }
-            }
+                !answered
+            };
+            waiting = (0..waiting).filter(|n| deferred(n)).count();
         }
         assert_eq!(waiting, 0);
     }

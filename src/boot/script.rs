@@ -1,7 +1,8 @@
 //! Plans as iPXE scripts. Pure: text out.
 //!
-//! The lines are those that the packaged iPXE (Debian 12) was seen to boot with, on BIOS and UEFI. Nothing that
-//! a stranger can choose gets in unchecked: names are validated, and free text loses what iPXE would interpret.
+//! The lines are those that the packaged iPXE (Debian 12) was seen to boot with, on BIOS and UEFI. Nothing
+//! that a stranger can choose gets in unchecked: names are validated, and free text loses what iPXE would
+//! interpret.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -46,9 +47,10 @@ pub(crate) fn boot_url(base: &str, mac: Mac, arch: Arch) -> String {
 
 /// The script for an iPXE that came without saying who it is.
 pub(crate) fn who(base: &str) -> String {
+    let query = "mac=${netX/mac:hexhyp}&arch=${platform}-${buildarch}";
     format!(
         "#!ipxe\n\
-         chain --replace --autofree {base}/boot?mac=${{netX/mac:hexhyp}}&arch=${{platform}}-${{buildarch}} ||\n\
+         chain --replace --autofree {base}/boot?{query} ||\n\
          echo Reveille: the boot script of this machine could not be fetched from {base}\n\
          sleep 10\n\
          exit 1\n"
@@ -99,28 +101,31 @@ pub(crate) fn boot(ask: &Ask<'_>, disk: &Disk<'_>) -> Result<String, String> {
 /// Waits its turn.
 pub(crate) fn wait(ask: &Ask<'_>, node: &NodeName, place: u32) -> String {
     let says = format!("{node} waits its turn to boot: place {place} in the queue");
-    waiting(ask, &says, 3)
+    waiting(ask, &[says], 3)
 }
 
 /// Waits to be approved.
 pub(crate) fn pending(ask: &Ask<'_>) -> String {
     let (mac, arch) = (ask.mac, ask.arch);
-    let says = format!(
-        "this machine is not known here and waits for approval: {mac} ({arch}) - \
-         on the head: reveille node approve"
-    );
+    let says = [
+        format!("unknown machine {mac} ({arch}) waits for approval"),
+        "on the head: reveille node approve".to_owned(),
+    ];
     waiting(ask, &says, 5)
 }
 
 /// Waits for an image.
 pub(crate) fn no_image(ask: &Ask<'_>, node: &NodeName) -> String {
-    let says = format!("{node} has no image - on the head: reveille node set {node} --image NAME");
+    let says = [
+        format!("{node} has no image"),
+        format!("on the head: reveille node set {node} --image NAME"),
+    ];
     waiting(ask, &says, 5)
 }
 
 /// Something failed; says what and tries again.
 pub(crate) fn failed(ask: &Ask<'_>, reason: &str) -> String {
-    waiting(ask, &format!("cannot boot: {}", plain(reason)), 10)
+    waiting(ask, &[format!("cannot boot: {}", plain(reason))], 10)
 }
 
 /// A secret is not told: it says why, asks for an address anew (which makes an honest machine known
@@ -145,9 +150,12 @@ pub(crate) fn local(ask: &Ask<'_>) -> String {
     format!("#!ipxe\necho Reveille: on to the next boot device\nexit {end}\n")
 }
 
-fn waiting(ask: &Ask<'_>, says: &str, seconds: u32) -> String {
+/// Says its lines (a screen has 80 columns), waits, asks again.
+fn waiting(ask: &Ask<'_>, says: &[String], seconds: u32) -> String {
     let mut text = String::from("#!ipxe\n");
-    line(&mut text, &format!("echo Reveille: {says}"));
+    for words in says {
+        line(&mut text, &format!("echo Reveille: {words}"));
+    }
     line(&mut text, ":again");
     again(&mut text, ask, seconds, "again");
     text

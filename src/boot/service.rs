@@ -79,6 +79,7 @@ pub(super) struct State {
     fixed_at: Option<Moment>,
     /// The second, and how many strangers were written down in it.
     noted: (u64, u32),
+    warned: Option<Moment>,
 }
 
 impl Service {
@@ -93,6 +94,7 @@ impl Service {
             pool,
             fixed_at: None,
             noted: (0, 0),
+            warned: None,
         };
         Self {
             house,
@@ -290,7 +292,8 @@ impl Request<'_> {
             MessageType::Inform => self.inform(state),
             MessageType::Decline => {
                 if let (Some(pool), Some(ip)) = (&mut state.pool, self.facts.requested) {
-                    tracing::warn!(%ip, mac = %self.facts.mac, "address found in use by another machine");
+                    let mac = self.facts.mac;
+                    tracing::warn!(%ip, %mac, "address found in use by another machine");
                     pool.decline(self.facts.mac, ip, self.now);
                 }
                 Outcome::default()
@@ -312,12 +315,18 @@ impl Request<'_> {
             Some(pool) => pool.assign(want, self.now, until),
             None => want.fixed,
         };
+        let mac = self.facts.mac;
         let Some(ip) = chosen else {
-            tracing::warn!(mac = %self.facts.mac, "no address left for it; widen `[boot] range`");
+            if state.warn_is_due(self.now) {
+                tracing::warn!(%mac, "no address is left for it; widen `[boot] range`");
+            }
             return thought.silent();
         };
         if !self.is_reachable(ip) {
-            tracing::debug!(mac = %self.facts.mac, %ip, link = self.link.name, "its address is of another network");
+            if state.warn_is_due(self.now) {
+                let link = &self.link.name;
+                tracing::warn!(%mac, %ip, link, "its address is of another network than it asks from");
+            }
             return thought.silent();
         }
         self.answer(&thought, Kind::Offer, Some(ip))
@@ -343,7 +352,8 @@ impl Request<'_> {
                 None => want.fixed == Some(ip),
             };
         if !granted {
-            tracing::info!(mac = %self.facts.mac, %ip, "address refused: it is another's or of another network");
+            let mac = self.facts.mac;
+            tracing::info!(%mac, %ip, "address refused: another machine's, or another network's");
             let refusal = dhcp::nak(self.packet, self.link, "that address is not yours here");
             return thought.with(self.send(&refusal));
         }
@@ -499,6 +509,16 @@ impl Thought {
 }
 
 impl State {
+    /// Warnings that any packet can cause are written now and then.
+    fn warn_is_due(&mut self, now: Moment) -> bool {
+        let fresh = |at: Moment| now.saturating_sub(at) < limits::BOOT_WARN_EVERY;
+        if self.warned.is_some_and(fresh) {
+            return false;
+        }
+        self.warned = Some(now);
+        true
+    }
+
     /// Learns anew which addresses node records fix.
     fn refresh_fixed(&mut self, service: &Service, now: Moment) {
         let fresh = |at: Moment| now.saturating_sub(at) < limits::LEASE_FIXED_AGE;

@@ -2,9 +2,9 @@
 //! size and timeout (RFC 2349) and window (RFC 7440). Pure: packets and time in, packets out.
 //!
 //! ```text
-//!   RRQ ──► opening (OACK sent) ──ACK 0──► sending ──ACK of the last block──► done
-//!             │  no option agreed ─────────►  │
-//!             └───────── silence: repeat, at most TFTP_RETRIES times ──► gave up
+//!   RRQ --> opening (OACK sent) --ACK 0--> sending --ACK of the last block--> whole
+//!    |                                        ^  |
+//!    +-------- no option agreed to -----------+  +--silence, TFTP_RETRIES times--> silent
 //! ```
 //! Blocks are counted in 64 bits inside; on the wire the count rolls over at 65,536.
 

@@ -1,131 +1,26 @@
-//! Boot services as a whole, over a head that is a table in memory: first with bytes and a virtual
-//! clock, at the end over real sockets on the loopback.
+//! Whole boots as bytes, at moments that the test sets.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::Moment;
-use super::answer::{ScriptAnswer, ScriptAsk};
-use super::assets::Assets;
-use super::dhcp::{Link, Network, Ports};
-use super::facts::test::{MAC, http, ipxe, plain, pxe};
-use super::house::House;
-use super::lease::Pool;
-use super::packet::{Packet, code};
-use super::plan::test::node;
-use super::server::{BootServices, Options, Running};
-use super::service::{DhcpMode, Outcome, Port, Service, Settings};
-use super::tftp::test::rrq;
-use crate::catalog::{Binding, BootMode, LayerMode, LoaderPolicy, NodeRecord, PendingRecord};
-use crate::events::{Bus, EventKind};
-use crate::head::{Admission, Gate, HeadError, HeadErrorKind};
+use super::super::Moment;
+use super::super::answer::{ScriptAnswer, ScriptAsk};
+use super::super::assets::Assets;
+use super::super::dhcp::{Link, Network, Ports};
+use super::super::facts::test::{MAC, http, ipxe, plain, pxe};
+use super::super::house::House;
+use super::super::lease::Pool;
+use super::super::packet::{Packet, code};
+use super::super::plan::test::node;
+use super::super::service::{DhcpMode, Outcome, Port, Service, Settings};
+use super::Table;
+use crate::catalog::{BootMode, LoaderPolicy, NodeRecord};
+use crate::head::HeadErrorKind;
 use crate::limits;
-use crate::names::{BootId, ImageId, LayerId, Mac, NodeName};
-use crate::units::UnixMillis;
-
-/// A head without a state directory.
-#[derive(Debug)]
-struct Table {
-    nodes: Mutex<HashMap<Mac, Arc<NodeRecord>>>,
-    gate: Gate,
-    bus: Bus,
-    pending: Mutex<Vec<PendingRecord>>,
-    prepared: Mutex<Vec<BootId>>,
-    broken: Mutex<Option<HeadErrorKind>>,
-}
-
-impl Table {
-    fn new(nodes: Vec<NodeRecord>) -> Arc<Self> {
-        let table = Arc::new(Self {
-            nodes: Mutex::default(),
-            gate: Gate::default(),
-            bus: Bus::new(0),
-            pending: Mutex::default(),
-            prepared: Mutex::default(),
-            broken: Mutex::default(),
-        });
-        nodes.into_iter().for_each(|n| table.add(n));
-        table
-    }
-
-    fn add(&self, node: NodeRecord) {
-        let node = Arc::new(node);
-        for mac in &node.macs {
-            self.nodes.lock().unwrap().insert(*mac, Arc::clone(&node));
-        }
-    }
-
-    fn events(&self) -> Vec<EventKind> {
-        let (kept, _) = self.bus.replay_and_subscribe(0);
-        kept.iter().map(|e| e.kind.clone()).collect()
-    }
-
-    /// Names of the events with what matters in them.
-    fn story(&self) -> Vec<String> {
-        let tell = |e: &EventKind| match e {
-            EventKind::BootStarted { .. } => "started".to_owned(),
-            EventKind::Dhcp { client, file, .. } => format!("dhcp {client} {file}"),
-            EventKind::Loader { file, by, .. } => format!("loader {file} {by}"),
-            EventKind::Script { decision, image } => {
-                format!("script {decision} {}", image.as_deref().unwrap_or("-"))
-            }
-            EventKind::Queued { place } => format!("queued {place}"),
-            EventKind::Ready { .. } => "ready".to_owned(),
-            EventKind::Failed { stage, reason, .. } => format!("failed {stage} {reason}"),
-            EventKind::UnknownMachine { mac, arch } => format!("unknown {mac} {arch}"),
-            other => format!("{other:?}"),
-        };
-        self.events().iter().map(tell).collect()
-    }
-}
-
-impl House for Table {
-    fn node(&self, mac: Mac) -> Option<Arc<NodeRecord>> {
-        self.nodes.lock().unwrap().get(&mac).cloned()
-    }
-
-    fn fixed_addresses(&self) -> Vec<Ipv4Addr> {
-        self.nodes
-            .lock()
-            .unwrap()
-            .values()
-            .filter_map(|n| n.ip)
-            .collect()
-    }
-
-    fn admission(&self, node: &NodeName) -> Admission {
-        self.gate.ask(node)
-    }
-
-    fn bus(&self) -> &Bus {
-        &self.bus
-    }
-
-    fn prepare_boot(&self, _: &NodeName, boot: BootId) -> Result<Arc<Binding>, HeadError> {
-        if let Some(kind) = *self.broken.lock().unwrap() {
-            let message = "image `debian12` has no version; import one".to_owned();
-            return Err(HeadError { kind, message });
-        }
-        self.prepared.lock().unwrap().push(boot);
-        Ok(Arc::new(Binding {
-            layer: LayerId(17),
-            label: "debian12:3".into(),
-            image: ImageId([0; 32]),
-            mode: LayerMode::Ephemeral,
-            boot,
-            at: UnixMillis(0),
-        }))
-    }
-
-    fn note_pending(&self, machine: PendingRecord) -> Result<(), HeadError> {
-        self.pending.lock().unwrap().push(machine);
-        Ok(())
-    }
-}
+use crate::names::{BootId, LayerId, Mac};
 
 const HEAD: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
@@ -343,7 +238,7 @@ fn an_unknown_machine_waits_is_approved_and_boots_without_a_reset() {
     let ip = rig.lease(bios_ipxe).yiaddr;
     for _ in 0..300 {
         let text = rig.script(ip);
-        assert!(text.contains("waits for approval: 52:54:00:77:00:01 (bios)"));
+        assert!(text.contains("unknown machine 52:54:00:77:00:01 (bios) waits for approval"));
         assert!(text.contains("chain --replace") && !text.contains("password"));
         rig.wait(5);
     }
@@ -707,241 +602,4 @@ proptest! {
             }
         }
     }
-}
-
-/// The real services on the loopback, ports of the kernel's choice.
-struct Live {
-    table: Arc<Table>,
-    running: Running,
-    client: tokio::net::UdpSocket,
-    _dir: tempfile::TempDir,
-}
-
-async fn live(mode: DhcpMode) -> Live {
-    let me = NodeRecord {
-        ip: Some(Ipv4Addr::LOCALHOST),
-        ..node("n1")
-    };
-    let table = Table::new(vec![me]);
-    let dir = tempfile::tempdir().unwrap();
-    let loader: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[1]).collect();
-    std::fs::write(dir.path().join("undionly.kpxe"), &loader).unwrap();
-    let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let any = "127.0.0.1:0".parse().unwrap();
-    let options = Options {
-        interfaces: vec!["lo".into()],
-        dhcp: mode,
-        tftp: Some(any),
-        http: any,
-        loaders: Some(dir.path().to_owned()),
-        dhcp_port: 0,
-        dhcp_client_port: client.local_addr().unwrap().port(),
-        pxe_port: 0,
-        ..Options::default()
-    };
-    let house: Arc<dyn House> = Arc::clone(&table) as Arc<dyn House>;
-    let running = BootServices::start_with(house, &options).unwrap();
-    Live {
-        table,
-        running,
-        client,
-        _dir: dir,
-    }
-}
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-impl Live {
-    async fn dhcp(&self, to: SocketAddr, packet: &Packet) -> Packet {
-        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.port());
-        self.client.send_to(&packet.encode(), to).await.unwrap();
-        let mut buffer = [0; 1500];
-        let heard = self.client.recv_from(&mut buffer);
-        let (size, _) = tokio::time::timeout(PATIENCE, heard)
-            .await
-            .unwrap()
-            .unwrap();
-        Packet::parse(&buffer[..size]).unwrap()
-    }
-
-    async fn http(&self, method: &str, path: &str) -> String {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(self.running.http())
-            .await
-            .unwrap();
-        let ask = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(ask.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    async fn tftp(&self, request: &[u8]) -> Vec<u8> {
-        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        socket
-            .send_to(request, self.running.tftp()[0])
-            .await
-            .unwrap();
-        let (mut file, mut buffer) = (Vec::new(), [0; 2000]);
-        loop {
-            let heard = tokio::time::timeout(PATIENCE, socket.recv_from(&mut buffer));
-            let (size, from) = heard.await.unwrap().unwrap();
-            let packet = &buffer[..size];
-            match packet[1] {
-                6 => drop(socket.send_to(&[0, 4, 0, 0], from).await.unwrap()),
-                3 => {
-                    assert_ne!(
-                        from,
-                        self.running.tftp()[0],
-                        "data comes from a port of its own"
-                    );
-                    file.extend_from_slice(&packet[4..]);
-                    let ack = [0, 4, packet[2], packet[3]];
-                    socket.send_to(&ack, from).await.unwrap();
-                    if size < 1432 {
-                        return file;
-                    }
-                }
-                _ => return packet.to_vec(),
-            }
-        }
-    }
-
-    /// Waits until the bus has told `what`.
-    async fn told(&self, what: &str) {
-        let (_, mut live) = self.table.bus.replay_and_subscribe(0);
-        let heard = async {
-            while !self.table.story().iter().any(|s| s.starts_with(what)) {
-                live.recv().await.unwrap();
-            }
-        };
-        tokio::time::timeout(PATIENCE, heard)
-            .await
-            .unwrap_or_else(|_| {
-                panic!("{what} was not told: {:?}", self.table.story());
-            });
-    }
-}
-
-#[tokio::test]
-async fn all_services_answer_over_real_sockets() {
-    let live = live(DhcpMode::Server).await;
-    let dhcp = live.running.dhcp()[0];
-    // The loopback has no broadcast, so the client asks with its address filled in.
-    let mut request = bios_pxe(3);
-    request.ciaddr = Ipv4Addr::LOCALHOST;
-    let ack = live.dhcp(dhcp, &request).await;
-    assert_eq!(ack.yiaddr, Ipv4Addr::LOCALHOST);
-    assert_eq!(ack.file, b"undionly.kpxe");
-    let options = [("blksize", "1428"), ("tsize", "0")];
-    let file = live.tftp(&rrq("undionly.kpxe", &options)).await;
-    assert_eq!(file.len(), 100_000);
-    assert_eq!(
-        file[..600],
-        (0..600_u32).map(|n| n.to_le_bytes()[1]).collect::<Vec<_>>()[..]
-    );
-    live.told("loader undionly.kpxe tftp").await;
-    let refusal = live.tftp(&rrq("../etc/passwd", &[])).await;
-    assert_eq!(refusal[..4], [0, 5, 0, 1]);
-
-    let mut request = bios_ipxe(3);
-    request.ciaddr = Ipv4Addr::LOCALHOST;
-    let ack = live.dhcp(dhcp, &request).await;
-    let url = String::from_utf8(ack.file).unwrap();
-    let path = url
-        .strip_prefix(&format!("http://{}", live.running.http()))
-        .unwrap();
-    let script = live.http("GET", path).await;
-    assert!(script.starts_with("HTTP/1.1 200") && script.contains("cache-control: no-store"));
-    let disk = "sanboot iscsi:127.0.0.1::3260:0:iqn.2026-11.internal.reveille:n1";
-    assert!(script.contains(disk), "{script}");
-    assert!(
-        live.http("POST", "/ready?mac=52-54-00-77-00-01")
-            .await
-            .contains("n1 is ready")
-    );
-    live.told("ready").await;
-    live.running.shutdown().await;
-}
-
-#[tokio::test]
-async fn http_gives_loaders_and_clear_refusals() {
-    let live = live(DhcpMode::Proxy).await;
-    let head = live.http("HEAD", "/loader/undionly.kpxe").await;
-    assert!(head.contains("content-length: 100000"), "{head}");
-    let whole = live.http("GET", "/loader/undionly.kpxe").await;
-    assert!(whole.contains("content-length: 100000") && whole.len() >= 100_000);
-    let missing = live.http("GET", "/loader/..%2fpasswd").await;
-    assert!(missing.starts_with("HTTP/1.1 404") && missing.contains("there are: undionly.kpxe"));
-    assert!(
-        live.http("GET", "/boot?mac=junk")
-            .await
-            .starts_with("HTTP/1.1 400")
-    );
-    assert!(live.http("GET", "/").await.starts_with("HTTP/1.1 404"));
-    let who = live.http("GET", "/boot").await;
-    assert!(who.contains("${netX/mac:hexhyp}"), "{who}");
-    let encoded = live
-        .http("GET", "/boot?mac=52%3A54%3A00%3A99%3A00%3A01&arch=bios")
-        .await;
-    assert!(
-        encoded.contains("waits for approval: 52:54:00:99:00:01"),
-        "{encoded}"
-    );
-    // The boot server's port answers the port that asked, here the client's own.
-    let answer = live.dhcp(live.running.pxe()[0], &bios_pxe(3)).await;
-    assert_eq!(answer.file, b"undionly.kpxe");
-    assert_eq!(answer.yiaddr, Ipv4Addr::UNSPECIFIED);
-    live.running.shutdown().await;
-}
-
-#[tokio::test]
-async fn start_refuses_what_cannot_work_with_a_next_step() {
-    let table = Table::new(vec![]);
-    let house = || Arc::clone(&table) as Arc<dyn House>;
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let base = Options {
-        interfaces: vec!["lo".into()],
-        http: taken.local_addr().unwrap(),
-        loaders: Some(std::env::temp_dir().join("reveille-no-such-dir")),
-        ..Options::default()
-    };
-    let refused = |options: &Options| {
-        BootServices::start_with(house(), options)
-            .unwrap_err()
-            .to_string()
-    };
-    assert!(refused(&base).contains("reveille-no-such-dir"));
-    let dir = tempfile::tempdir().unwrap();
-    let base = Options {
-        loaders: Some(dir.path().to_owned()),
-        ..base
-    };
-    let text = refused(&base);
-    assert!(
-        text.contains("HTTP cannot listen on 127.0.0.1:") && text.contains("ss -ltnp"),
-        "{text}"
-    );
-    let gone = Options {
-        interfaces: vec!["eth99".into()],
-        ..base.clone()
-    };
-    assert!(refused(&gone).contains("`eth99`"));
-    let backwards = Options {
-        dhcp: DhcpMode::Server,
-        range: Some(([10, 0, 0, 9].into(), [10, 0, 0, 2].into())),
-        ..base.clone()
-    };
-    assert!(refused(&backwards).contains("lower end first"));
-    let elsewhere = Options {
-        dhcp: DhcpMode::Server,
-        range: Some(([10, 0, 0, 2].into(), [10, 0, 0, 9].into())),
-        ..base.clone()
-    };
-    assert!(refused(&elsewhere).contains("10.0.0.2 of `[boot] range` is on no network"));
-    let prefix = Options {
-        iqn_prefix: "reveille".into(),
-        ..base
-    };
-    assert!(refused(&prefix).contains("iqn_prefix"));
 }
