@@ -3,6 +3,7 @@
 //! The map of the house. (Completed with each room.)
 
 pub mod api;
+pub mod boot;
 pub mod catalog;
 pub mod cli;
 pub mod config;
