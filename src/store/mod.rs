@@ -17,6 +17,7 @@ pub mod disk_file;
 pub mod error;
 pub mod image;
 pub mod layer;
+pub mod pool;
 pub mod volume;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ pub use crate::names::{ImageId, LayerId};
 pub use buffer::{Buffer, Payload};
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
+pub use pool::Pool;
 pub use volume::Volume;
 
 /// What a FLUSH of a layer promises.

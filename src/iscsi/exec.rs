@@ -1,0 +1,532 @@
+//! Carries out what the connection machine asks for: the logical unit's answers, warm reads at once, and
+//! everything that may block on the store's pool. Used by one connection's task only.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::{Connection, Event, Management, Output, TaskId};
+use super::driver::Note;
+use super::login::Ask;
+use super::ops;
+use super::server::Shared;
+use super::target::{LUNS, Session, Unit};
+use crate::events::EventKind;
+use crate::limits;
+use crate::scsi::{self, BlockOp, Outcome, Reply, Step};
+use crate::store::{Buffer, ErrorKind, Payload};
+use crate::units::{ByteRange, UnixMillis};
+
+/// BUSY (SAM-5 5.3.1): try again.
+const BUSY: u8 = 0x08;
+
+/// Something that ended elsewhere.
+#[derive(Debug)]
+pub(super) enum Completion {
+    /// A job of the pool.
+    Io(Vec<Finished>),
+    /// Other sessions have ended what a management function names, or did not in time.
+    Others(u32, Management, bool),
+}
+
+/// One block operation that was run.
+#[derive(Debug)]
+pub(super) struct Finished {
+    task: TaskId,
+    outcome: Outcome,
+    error: Option<ErrorKind>,
+    payload: Option<Payload>,
+    /// Comes back so that this thread's free list gets it.
+    buffer: Option<Buffer>,
+    written: u64,
+    read: bool,
+}
+
+#[derive(Debug)]
+struct Item {
+    task: TaskId,
+    op: BlockOp,
+    data: Option<(Buffer, usize)>,
+}
+
+/// Waits for memory.
+#[derive(Debug)]
+enum Deferred {
+    Data(TaskId, usize),
+    Read(TaskId, u64, ByteRange),
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    reads: u64,
+    read_bytes: u64,
+    writes: u64,
+    written_bytes: u64,
+    warm: u64,
+    cold: u64,
+    busy: u64,
+}
+
+/// The worker side of one connection.
+#[derive(Debug)]
+pub(super) struct Executor {
+    shared: Arc<Shared>,
+    ask: Ask,
+    portal: SocketAddr,
+    session: Option<Session>,
+    done: mpsc::UnboundedSender<Completion>,
+    batch: Vec<Item>,
+    deferred: VecDeque<Deferred>,
+    deferred_bytes: usize,
+    in_flight: usize,
+    /// Bytes booked in the server's budget.
+    booked: usize,
+    counts: Counts,
+    session_read: u64,
+    session_written: u64,
+    /// Set when the volume can serve this session no longer.
+    lost: Option<&'static str>,
+    told_failure: bool,
+}
+
+impl Executor {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        ask: Ask,
+        portal: SocketAddr,
+        session: Option<Session>,
+        done: mpsc::UnboundedSender<Completion>,
+    ) -> Self {
+        Self {
+            shared,
+            ask,
+            portal,
+            session,
+            done,
+            batch: Vec::new(),
+            deferred: VecDeque::new(),
+            deferred_bytes: 0,
+            in_flight: 0,
+            booked: 0,
+            counts: Counts::default(),
+            session_read: 0,
+            session_written: 0,
+            lost: None,
+            told_failure: false,
+        }
+    }
+
+    /// Jobs that have not come back.
+    pub(super) const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Why the session must end, when its volume is lost.
+    pub(super) const fn lost(&self) -> Option<&'static str> {
+        self.lost
+    }
+
+    pub(super) const fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Bytes read and written in this session.
+    pub(super) const fn totals(&self) -> (u64, u64) {
+        (self.session_read, self.session_written)
+    }
+
+    /// Does what `output` says and tells the connection.
+    pub(super) fn act(&mut self, output: Output, conn: &mut Connection, now: Instant) {
+        match output {
+            Output::Execute(task, lun) => {
+                let step = self.begin(conn, task, lun);
+                conn.apply(Event::Step(task, step), now);
+            }
+            Output::DataReady(task, lun) => {
+                let step = self.data_out(conn, task, lun);
+                conn.apply(Event::Step(task, step), now);
+            }
+            Output::WantData(task, bytes) => self.want(conn, task, bytes, now),
+            Output::Run(task, lun, BlockOp::Read(range)) => self.read(conn, task, lun, range, now),
+            Output::Run(task, _, op) => {
+                let data = conn.take_data(task);
+                let plain = ops::is_plain_write(&op);
+                let item = Item { task, op, data };
+                if plain {
+                    self.batch.push(item);
+                    if self.batch.len() == limits::WRITES_PER_JOB {
+                        self.submit_batch(conn, now);
+                    }
+                } else {
+                    self.submit(vec![item], conn, now);
+                }
+            }
+            Output::Manage(number, management) => self.manage(number, management, conn, now),
+            Output::SendTargets(scope) => {
+                let list = self.shared.targets.list(&scope, &self.ask, self.portal);
+                conn.apply(Event::Listed(list), now);
+            }
+            // The driver keeps these for itself.
+            Output::Send(_) | Output::Cleared(_) | Output::Close(_) => {}
+        }
+    }
+
+    fn unit(&self, lun: u64) -> Option<&Unit> {
+        let unit = self.session.as_ref()?.unit.as_ref()?;
+        (super::connection::lun_number(lun)? == unit.lun).then_some(unit)
+    }
+
+    fn begin(&self, conn: &Connection, task: TaskId, lun: u64) -> Step {
+        let cdb = conn.cdb(task);
+        match (self.unit(lun), &self.session) {
+            (Some(unit), Some(session)) => unit.device().begin(session.nexus, cdb),
+            _ => Step::Reply(scsi::absent_lun(cdb, &LUNS)),
+        }
+    }
+
+    fn data_out(&self, conn: &Connection, task: TaskId, lun: u64) -> Step {
+        let (cdb, data) = (conn.cdb(task), conn.data(task));
+        match (self.unit(lun), &self.session) {
+            (Some(unit), Some(session)) => unit.device().data_out(session.nexus, cdb, data),
+            _ => Step::Reply(scsi::absent_lun(cdb, &LUNS)),
+        }
+    }
+
+    /// The logical unit's word on an outcome.
+    fn conclude(&self, conn: &Connection, task: TaskId, outcome: Outcome) -> Reply {
+        let session = self.session.as_ref();
+        match session.and_then(|s| Some((s.nexus, s.unit.as_ref()?))) {
+            Some((nexus, unit)) if !conn.is_aborted(task) => {
+                unit.device().done(nexus, conn.cdb(task), outcome)
+            }
+            _ => Reply::default(),
+        }
+    }
+
+    /// A READ: from memory at once, else by an I/O thread.
+    fn read(
+        &mut self,
+        conn: &mut Connection,
+        task: TaskId,
+        lun: u64,
+        range: ByteRange,
+        now: Instant,
+    ) {
+        if !self.fits(conn, 0) {
+            self.deferred_bytes += usize::try_from(range.len()).unwrap_or(0);
+            self.deferred.push_back(Deferred::Read(task, lun, range));
+            return;
+        }
+        let Some(unit) = self.unit(lun) else {
+            let reply = scsi::absent_lun(conn.cdb(task), &LUNS);
+            conn.apply(Event::Done(task, reply, None), now);
+            return;
+        };
+        match unit.volume.try_read(range) {
+            Ok(Some(payload)) => {
+                self.counts.warm += 1;
+                self.count_read(payload.len());
+                let reply = self.conclude(conn, task, Outcome::Done);
+                conn.apply(Event::Done(task, reply, Some(payload)), now);
+            }
+            Ok(None) => {
+                self.counts.cold += 1;
+                let op = BlockOp::Read(range);
+                self.submit(vec![Item { task, op, data: None }], conn, now);
+            }
+            Err(e) => {
+                self.failed(e.kind());
+                let outcome = Outcome::Failed(ops::failure(e.kind(), false));
+                let reply = self.conclude(conn, task, outcome);
+                conn.apply(Event::Done(task, reply, None), now);
+            }
+        }
+    }
+
+    fn want(&mut self, conn: &mut Connection, task: TaskId, bytes: usize, now: Instant) {
+        if self.fits(conn, bytes) {
+            conn.apply(Event::Granted(task), now);
+        } else {
+            self.deferred.push_back(Deferred::Data(task, bytes));
+        }
+    }
+
+    /// Bytes that the connection really holds: reads that wait for memory do not have it yet.
+    const fn held(&self, conn: &Connection) -> usize {
+        conn.memory().saturating_sub(self.deferred_bytes)
+    }
+
+    /// True when the connection may hold `more` bytes: always up to its reserve, else within its share and
+    /// the server's budget.
+    fn fits(&self, conn: &Connection, more: usize) -> bool {
+        let held = self.held(conn).saturating_add(more);
+        if held <= limits::CONNECTION_RESERVE {
+            return true;
+        }
+        let others = self.shared.budget.load(Relaxed).saturating_sub(self.booked);
+        let alone = self.booked == 0;
+        (held <= limits::CONNECTION_DATA_MAX || alone)
+            && others.saturating_add(held) <= limits::DATA_BYTES_MAX
+    }
+
+    /// True while no more input should be taken because memory is short.
+    pub(super) fn is_starved(&self, conn: &Connection) -> bool {
+        !self.deferred.is_empty() || !self.fits(conn, 0)
+    }
+
+    /// Tries again what waited for memory, oldest first.
+    pub(super) fn retry(&mut self, conn: &mut Connection, now: Instant) {
+        for _ in 0..self.deferred.len() {
+            let Some(next) = self.deferred.pop_front() else {
+                return;
+            };
+            let before = self.deferred.len();
+            match next {
+                Deferred::Data(task, bytes) => self.want(conn, task, bytes, now),
+                Deferred::Read(task, lun, range) => {
+                    let len = usize::try_from(range.len()).unwrap_or(0);
+                    self.deferred_bytes = self.deferred_bytes.saturating_sub(len);
+                    self.read(conn, task, lun, range, now);
+                }
+            }
+            if self.deferred.len() > before {
+                return;
+            }
+        }
+    }
+
+    /// Sends the gathered writes to an I/O thread.
+    pub(super) fn submit_batch(&mut self, conn: &mut Connection, now: Instant) {
+        if !self.batch.is_empty() {
+            let items = std::mem::take(&mut self.batch);
+            self.submit(items, conn, now);
+        }
+    }
+
+    fn submit(&mut self, items: Vec<Item>, conn: &mut Connection, now: Instant) {
+        let Some(unit) = self.session.as_ref().and_then(|s| s.unit.as_ref()) else {
+            return;
+        };
+        let mut ids = [None; limits::WRITES_PER_JOB];
+        for (id, item) in ids.iter_mut().zip(&items) {
+            *id = Some(item.task);
+        }
+        let volume = Arc::clone(&unit.volume);
+        let done = self.done.clone();
+        let job = Box::new(move || {
+            let finished = items.into_iter().map(|i| i.run(&volume)).collect();
+            // Nobody listens when the connection's task was torn down with its runtime.
+            let _ = done.send(Completion::Io(finished));
+        });
+        if self.shared.pool.submit(job).is_ok() {
+            self.in_flight += 1;
+            return;
+        }
+        for task in ids.into_iter().flatten() {
+            self.counts.busy += 1;
+            let busy = Reply {
+                status: BUSY,
+                ..Reply::default()
+            };
+            conn.apply(Event::Done(task, busy, None), now);
+        }
+    }
+
+    /// Takes in what ended elsewhere.
+    pub(super) fn complete(&mut self, end: Completion, conn: &mut Connection, now: Instant) {
+        match end {
+            Completion::Io(finished) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                for one in finished {
+                    self.finished(one, conn, now);
+                }
+            }
+            Completion::Others(number, management, ended) => {
+                self.managed(number, management, ended, conn, now);
+            }
+        }
+    }
+
+    fn finished(&mut self, one: Finished, conn: &mut Connection, now: Instant) {
+        if let Some(kind) = one.error {
+            self.failed(kind);
+        }
+        if one.outcome == Outcome::Done {
+            if one.read {
+                self.count_read(one.payload.as_ref().map_or(0, Payload::len));
+            } else if one.written > 0 {
+                self.counts.writes += 1;
+                self.counts.written_bytes += one.written;
+            }
+        }
+        drop(one.buffer);
+        let reply = self.conclude(conn, one.task, one.outcome);
+        conn.apply(Event::Done(one.task, reply, one.payload), now);
+    }
+
+    fn count_read(&mut self, bytes: usize) {
+        self.counts.reads += 1;
+        self.counts.read_bytes += bytes as u64;
+    }
+
+    /// A fenced volume ends the session; a poisoned or damaged one is told once.
+    fn failed(&mut self, kind: ErrorKind) {
+        match kind {
+            ErrorKind::Fenced => self.lost = Some("fenced"),
+            ErrorKind::Poisoned | ErrorKind::Corrupt if !self.told_failure => {
+                self.told_failure = true;
+                let reason = if kind == ErrorKind::Poisoned {
+                    "a sync of the layer failed; nothing more is acknowledged until it is reset"
+                } else {
+                    "stored bytes are damaged; `reveille image verify` tells which"
+                };
+                if let Some(session) = &self.session {
+                    let reason = reason.to_owned();
+                    let event = EventKind::VolumeFailed { reason };
+                    self.shared
+                        .targets
+                        .head()
+                        .bus()
+                        .publish(Some(&session.node.name), event);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks the other sessions of the target to end their tasks, and waits for them beside the connection.
+    fn manage(&self, number: u32, management: Management, conn: &mut Connection, now: Instant) {
+        let others = self.session.as_ref().map_or_else(Vec::new, Session::others);
+        if others.is_empty() {
+            self.managed(number, management, true, conn, now);
+            return;
+        }
+        let lun = match management {
+            Management::ClearTaskSet(lun) | Management::LunReset(lun) => Some(lun),
+            Management::WarmReset | Management::ColdReset => None,
+        };
+        let waits: Vec<_> = others
+            .iter()
+            .filter_map(|other| {
+                let (done, wait) = oneshot::channel();
+                other.send(Note::Clear { lun, done }).ok().map(|()| wait)
+            })
+            .collect();
+        let report = self.done.clone();
+        tokio::task::spawn_local(async move {
+            let all = async {
+                for wait in waits {
+                    // An error means that the other session is gone, and its tasks with it.
+                    let _ = wait.await;
+                }
+            };
+            let ended = tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, all).await;
+            let _ = report.send(Completion::Others(number, management, ended.is_ok()));
+        });
+    }
+
+    fn managed(
+        &self,
+        number: u32,
+        management: Management,
+        ended: bool,
+        conn: &mut Connection,
+        now: Instant,
+    ) {
+        let session = self.session.as_ref();
+        if let (true, Some((nexus, unit))) = (
+            ended,
+            session.and_then(|s| Some((s.nexus, s.unit.as_ref()?))),
+        ) {
+            let mut device = unit.device();
+            match management {
+                Management::ClearTaskSet(_) => device.cleared_by_another(nexus),
+                _ => device.reset(Some(nexus)),
+            }
+        }
+        if ended && management == Management::ColdReset {
+            let others = session.map_or_else(Vec::new, Session::others);
+            for other in others {
+                let _ = other.send(Note::Leave {
+                    why: "target cold reset",
+                    done: None,
+                });
+            }
+        }
+        let response = if ended { 0 } else { 0xff };
+        conn.apply(Event::Managed(number, response), now);
+    }
+
+    /// Books memory and counters, once per batch.
+    pub(super) fn settle(&mut self, conn: &Connection) {
+        let held = self.held(conn);
+        if held > self.booked {
+            self.shared.budget.fetch_add(held - self.booked, Relaxed);
+        } else if held < self.booked {
+            self.shared.budget.fetch_sub(self.booked - held, Relaxed);
+        }
+        self.booked = held;
+        let counts = std::mem::take(&mut self.counts);
+        if counts.reads + counts.writes + counts.cold + counts.busy == 0 {
+            return;
+        }
+        let metrics = &self.shared.metrics;
+        metrics.warm_reads.add(counts.warm);
+        metrics.cold_reads.add(counts.cold);
+        metrics.read_bytes.add(counts.read_bytes);
+        metrics.written_bytes.add(counts.written_bytes);
+        metrics.busy.add(counts.busy);
+        self.session_read += counts.read_bytes;
+        self.session_written += counts.written_bytes;
+        if let Some(session) = &self.session {
+            let now = UnixMillis::now();
+            if counts.reads > 0 {
+                session.traffic.add_reads(counts.reads, counts.read_bytes, now);
+            }
+            if counts.writes > 0 {
+                session.traffic.add_writes(counts.writes, counts.written_bytes, now);
+            }
+        }
+    }
+
+    /// A job came back after the connection ended.
+    pub(super) fn came_back(&mut self, end: &Completion) {
+        if matches!(end, Completion::Io(_)) {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Gives memory back to the server's budget, and the seat at the target up.
+    pub(super) fn release(&mut self) {
+        self.shared.budget.fetch_sub(self.booked, Relaxed);
+        self.booked = 0;
+        if let Some(session) = self.session.take() {
+            let node = session.node.name.clone();
+            drop(session);
+            self.shared.targets.prune(&node);
+        }
+    }
+}
+
+impl Item {
+    fn run(self, volume: &crate::store::Volume) -> Finished {
+        let data = match &self.data {
+            Some((buffer, len)) => buffer.get(..*len).unwrap_or_default(),
+            None => &[],
+        };
+        let (outcome, payload, error) = ops::run(volume, &self.op, data);
+        Finished {
+            task: self.task,
+            outcome,
+            error,
+            payload,
+            written: ops::written_bytes(&self.op),
+            read: matches!(self.op, BlockOp::Read(_)),
+            buffer: self.data.map(|(buffer, _)| buffer),
+        }
+    }
+}
