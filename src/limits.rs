@@ -131,7 +131,10 @@ pub const EVENTS_LAG: usize = 8_192;
 const _: () = assert!(TARGET_MRDSL >= FIRST_BURST_MAX);
 const _: () = assert!(FIRST_BURST_MAX <= MAX_BURST_MAX);
 const _: () = assert!(RECEIVE_MAX > TARGET_MRDSL as usize + 48 + 1020 + 16);
-const _: () = assert!(COMMAND_WINDOW + IMMEDIATE_MAX < 512, "task numbers have nine bits in a TTT");
+const _: () = assert!(
+    COMMAND_WINDOW + IMMEDIATE_MAX < 512,
+    "task numbers have nine bits in a TTT"
+);
 const _: () = assert!(CONNECTION_DATA_MAX < DATA_BYTES_MAX);
 const _: () = assert!(CONNECTION_RESERVE >= FIRST_BURST_MAX as usize);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));

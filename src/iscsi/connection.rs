@@ -400,10 +400,12 @@ impl Connection {
                     let Some(Answer::Pdu(mut queued)) = self.answers.pop_front() else {
                         return None;
                     };
-                    if let Some(why) = queued.close.take() {
-                        self.state = State::Closing(why);
+                    let close = queued.close.take();
+                    let pdu = self.stamp(queued);
+                    if let Some(why) = close {
+                        self.close(why);
                     }
-                    return Some(self.stamp(queued));
+                    return Some(pdu);
                 }
                 Answer::Task(id) => {
                     let id = *id;
@@ -573,7 +575,9 @@ impl Connection {
         if bhs.itt() == RESERVED_TAG {
             return;
         }
-        let len = data.len().min(self.options.negotiated.initiator_mrdsl as usize);
+        let len = data
+            .len()
+            .min(self.options.negotiated.initiator_mrdsl as usize);
         let mut header = Bhs::new(op::NOP_IN);
         header.put_u8(1, 0x80);
         header.put_u32(16, bhs.itt());
@@ -650,8 +654,7 @@ impl Connection {
                 self.close(Why::Silent);
             }
             Ping::Untried | Ping::Answers
-                if self.options.talkative
-                    && now.duration_since(heard) >= limits::PING_AFTER =>
+                if self.options.talkative && now.duration_since(heard) >= limits::PING_AFTER =>
             {
                 self.ping = match self.ping {
                     Ping::Untried => Ping::Trial,
@@ -683,8 +686,8 @@ impl Connection {
         });
     }
 
-    /// Async event 1, "log out within Parameter3 seconds" (RFC 7143 11.9.1). Firmware knows no such PDU: it is
-    /// closed and comes back with its next read.
+    /// Async event 1, "log out within Parameter3 seconds" (RFC 7143 11.9.1). Firmware knows no such PDU:
+    /// it is closed and comes back with its next read.
     fn drain(&mut self, now: Instant) {
         if self.drain_until.is_some() {
             return;

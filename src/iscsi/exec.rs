@@ -236,7 +236,15 @@ impl Executor {
             Ok(None) => {
                 self.counts.cold += 1;
                 let op = BlockOp::Read(range);
-                self.submit(vec![Item { task, op, data: None }], conn, now);
+                self.submit(
+                    vec![Item {
+                        task,
+                        op,
+                        data: None,
+                    }],
+                    conn,
+                    now,
+                );
             }
             Err(e) => {
                 self.failed(e.kind());
@@ -485,10 +493,14 @@ impl Executor {
         if let Some(session) = &self.session {
             let now = UnixMillis::now();
             if counts.reads > 0 {
-                session.traffic.add_reads(counts.reads, counts.read_bytes, now);
+                session
+                    .traffic
+                    .add_reads(counts.reads, counts.read_bytes, now);
             }
             if counts.writes > 0 {
-                session.traffic.add_writes(counts.writes, counts.written_bytes, now);
+                session
+                    .traffic
+                    .add_writes(counts.writes, counts.written_bytes, now);
             }
         }
     }

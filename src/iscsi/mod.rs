@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   server.rs   listens, starts workers, hands connections out
-//!     driver.rs   one task per connection: reads, parses, executes, answers in one vectored write
+//!     driver.rs   one task per connection: reads, parses, executes, answers in one write
+//!     login_driver.rs    its login phase: who must leave first, attaching the disk
 //!       rx.rs / tx.rs    receive buffer and PDU finder / send queue and slices       (pure)
 //!       login.rs         login phase                                                 (pure)
 //!       connection.rs    full feature phase: window, tasks, data, management         (pure)
@@ -14,14 +15,16 @@
 //! What this room never does: decide what a SCSI command means (`scsi`), keep bytes (`store`), or know why a
 //! node boots (`boot`, `wave`: they hear events).
 //!
-//! Words: **PDU**, **BHS** (its first 48 bytes), **ITT** and **TTT** (the initiator's and our tag of a task or
-//! transfer), **CmdSN**, **StatSN**, **R2T** as in RFC 7143 section 2. **Nexus**: one session seen from SCSI.
+//! Words: **PDU**, **BHS** (its first 48 bytes), **ITT** and **TTT** (the initiator's and our tag of a task
+//! or transfer), **CmdSN**, **StatSN**, **R2T** as in RFC 7143 section 2. **Nexus**: one session seen from
+//! SCSI.
 
 pub mod connection;
 mod driver;
 pub mod error;
 mod exec;
 pub mod login;
+mod login_driver;
 pub mod metrics;
 mod ops;
 pub mod params;
@@ -37,5 +40,3 @@ pub use error::{Error, ErrorKind};
 pub use metrics::Metrics;
 pub use server::{Options, Server};
 pub use target::Auth;
-
-

@@ -90,7 +90,11 @@ pub(super) fn run(
     if let BlockOp::Read(range) = op {
         return match medium.read(*range) {
             Ok(payload) => (Outcome::Done, Some(payload), None),
-            Err(e) => (Outcome::Failed(failure(e.kind(), false)), None, Some(e.kind())),
+            Err(e) => (
+                Outcome::Failed(failure(e.kind(), false)),
+                None,
+                Some(e.kind()),
+            ),
         };
     }
     match change(medium, op, data) {
@@ -152,7 +156,10 @@ fn with(
     range: ByteRange,
     f: impl FnOnce(&[u8]) -> Result<Outcome>,
 ) -> Result<Outcome> {
-    match usize::try_from(range.len()).ok().and_then(|len| data.get(..len)) {
+    match usize::try_from(range.len())
+        .ok()
+        .and_then(|len| data.get(..len))
+    {
         Some(data) => f(data),
         None => Ok(Outcome::Failed(Failure::Internal)),
     }
@@ -367,34 +374,61 @@ mod test {
     fn writes_are_flushed_only_when_forced() {
         let disk = disk();
         for (fua, flushes) in [(false, 0), (true, 1)] {
-            let op = BlockOp::Write { range: sectors(1, 1), fua };
+            let op = BlockOp::Write {
+                range: sectors(1, 1),
+                fua,
+            };
             assert_eq!(outcome(&disk, &op, &[7; 600]), Outcome::Done);
             assert_eq!(disk.flushes.get(), flushes);
         }
         assert_eq!(disk.bytes.borrow()[512..1024], [7; 512]);
-        assert_eq!(disk.bytes.borrow()[1024], 0, "data beyond the range is not written");
+        assert_eq!(
+            disk.bytes.borrow()[1024],
+            0,
+            "data beyond the range is not written"
+        );
     }
 
     #[test]
     fn too_little_data_is_never_written() {
         let disk = disk();
-        let op = BlockOp::Write { range: sectors(0, 2), fua: false };
-        assert_eq!(outcome(&disk, &op, &[7; 512]), Outcome::Failed(Failure::Internal));
+        let op = BlockOp::Write {
+            range: sectors(0, 2),
+            fua: false,
+        };
+        assert_eq!(
+            outcome(&disk, &op, &[7; 512]),
+            Outcome::Failed(Failure::Internal)
+        );
         assert_eq!(disk.bytes.borrow()[0], 0);
     }
 
     #[test]
     fn a_pattern_is_repeated_over_the_whole_range() {
         let disk = disk();
-        let op = BlockOp::WriteSame { range: sectors(1, 4097), zeros: false, fua: false };
+        let op = BlockOp::WriteSame {
+            range: sectors(1, 4097),
+            zeros: false,
+            fua: false,
+        };
         let pattern: Vec<u8> = (0..=255).chain(0..=255).collect();
         assert_eq!(outcome(&disk, &op, &pattern), Outcome::Done);
         let bytes = disk.bytes.borrow().clone();
-        assert!(bytes[512..4098 * 512].chunks(512).all(|block| block == pattern));
+        assert!(
+            bytes[512..4098 * 512]
+                .chunks(512)
+                .all(|block| block == pattern)
+        );
         assert_eq!(bytes[..512], [0; 512]);
         assert_eq!(bytes[4098 * 512], 0);
-        let compare = |range| BlockOp::Compare { range, one_block: true };
-        assert_eq!(outcome(&disk, &compare(sectors(1, 4097)), &pattern), Outcome::Done);
+        let compare = |range| BlockOp::Compare {
+            range,
+            one_block: true,
+        };
+        assert_eq!(
+            outcome(&disk, &compare(sectors(1, 4097)), &pattern),
+            Outcome::Done
+        );
         disk.bytes.borrow_mut()[4097 * 512 + 9] ^= 1;
         assert_eq!(
             outcome(&disk, &compare(sectors(1, 4097)), &pattern),
@@ -407,21 +441,33 @@ mod test {
         let disk = disk();
         let data = vec![0; 2 << 20];
         disk.bytes.borrow_mut()[(1 << 20) + 77] = 1;
-        let op = BlockOp::Compare { range: sectors(0, 4096), one_block: false };
+        let op = BlockOp::Compare {
+            range: sectors(0, 4096),
+            one_block: false,
+        };
         let offset = (1 << 20) + 77;
         assert_eq!(outcome(&disk, &op, &data), Outcome::Differs { offset });
-        assert_eq!(outcome(&disk, &op, &data[..9]), Outcome::Failed(Failure::Internal));
+        assert_eq!(
+            outcome(&disk, &op, &data[..9]),
+            Outcome::Failed(Failure::Internal)
+        );
     }
 
     #[test]
     fn compare_and_write_takes_both_halves() {
         let disk = disk();
-        let op = BlockOp::CompareAndWrite { range: sectors(2, 1), fua: true };
+        let op = BlockOp::CompareAndWrite {
+            range: sectors(2, 1),
+            fua: true,
+        };
         let both = [vec![0; 512], vec![9; 512]].concat();
         assert_eq!(outcome(&disk, &op, &both), Outcome::Done);
         assert_eq!(outcome(&disk, &op, &both), Outcome::Differs { offset: 0 });
         assert_eq!(disk.flushes.get(), 1);
-        assert_eq!(outcome(&disk, &op, &both[..1023]), Outcome::Failed(Failure::Internal));
+        assert_eq!(
+            outcome(&disk, &op, &both[..1023]),
+            Outcome::Failed(Failure::Internal)
+        );
     }
 
     #[test]
@@ -439,16 +485,34 @@ mod test {
 
     #[test]
     fn failures_are_told_by_direction() {
-        let broken = |kind| Memory { broken: Some(kind), ..disk() };
-        let write = BlockOp::OrWrite { range: sectors(0, 1), fua: false };
+        let broken = |kind| Memory {
+            broken: Some(kind),
+            ..disk()
+        };
+        let write = BlockOp::OrWrite {
+            range: sectors(0, 1),
+            fua: false,
+        };
         let read = BlockOp::Read(sectors(0, 1));
         let data = [1; 512];
         let case = |kind, op| outcome(&broken(kind), op, &data);
         assert_eq!(case(ErrorKind::Io, &write), Outcome::Failed(Failure::Write));
         assert_eq!(case(ErrorKind::Io, &read), Outcome::Failed(Failure::Medium));
-        assert_eq!(case(ErrorKind::Corrupt, &write), Outcome::Failed(Failure::Medium));
-        assert_eq!(case(ErrorKind::NoSpace, &write), Outcome::Failed(Failure::NoSpace));
-        assert_eq!(case(ErrorKind::Poisoned, &write), Outcome::Failed(Failure::Write));
-        assert_eq!(case(ErrorKind::Fenced, &read), Outcome::Failed(Failure::Fenced));
+        assert_eq!(
+            case(ErrorKind::Corrupt, &write),
+            Outcome::Failed(Failure::Medium)
+        );
+        assert_eq!(
+            case(ErrorKind::NoSpace, &write),
+            Outcome::Failed(Failure::NoSpace)
+        );
+        assert_eq!(
+            case(ErrorKind::Poisoned, &write),
+            Outcome::Failed(Failure::Write)
+        );
+        assert_eq!(
+            case(ErrorKind::Fenced, &read),
+            Outcome::Failed(Failure::Fenced)
+        );
     }
 }

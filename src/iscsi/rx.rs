@@ -319,7 +319,10 @@ mod test {
 
     #[test]
     fn digests_are_those_of_rfc_3720() {
-        assert_eq!(crc32c::crc32c(&[0; 32]).to_le_bytes(), [0xaa, 0x36, 0x91, 0x8a]);
+        assert_eq!(
+            crc32c::crc32c(&[0; 32]).to_le_bytes(),
+            [0xaa, 0x36, 0x91, 0x8a]
+        );
     }
 
     #[test]

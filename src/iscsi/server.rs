@@ -359,3 +359,67 @@ fn work(
     });
     runtime.block_on(local);
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn loopback() -> (Socket, SocketAddr) {
+        bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_what_the_listener_was_told() {
+        let (listener, address) = loopback();
+        let _client = StdStream::connect(address).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(
+            socket.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(30)
+        );
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 6);
+    }
+
+    #[test]
+    fn a_shut_listener_wakes_its_acceptor() {
+        let (listener, _) = loopback();
+        let listener = Arc::new(listener);
+        let waiting = Arc::clone(&listener);
+        let thread = std::thread::spawn(move || waiting.accept().is_err());
+        // Before or during the call: both must end it.
+        listener.shutdown(std::net::Shutdown::Both).unwrap();
+        assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let (_held, address) = loopback();
+        let error = bind(address).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bind);
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn senseless_options_are_refused() {
+        let mut options = Options {
+            listen: Vec::new(),
+            iqn_prefix: "iqn.2026-11.internal.reveille".into(),
+            auth: Auth::None,
+            mutual: None,
+            redirect: None,
+            workers: None,
+        };
+        assert!(check(&options).unwrap_err().to_string().contains("listen"));
+        options.listen.push(SocketAddr::from(([127, 0, 0, 1], 0)));
+        assert!(check(&options).is_ok());
+        options.iqn_prefix = "reveille".into();
+        assert!(
+            check(&options)
+                .unwrap_err()
+                .to_string()
+                .contains("iqn_prefix")
+        );
+    }
+}

@@ -270,9 +270,8 @@ impl<T: Clone> Registry<T> {
 
     /// The longest quiet session of `initiator`, when it has no room for one more.
     fn surplus(&mut self, initiator: &Iqn) -> Option<&mut Seat<T>> {
-        let stays = |seat: &&mut Seat<T>| {
-            !seat.leaving && seat.member.identity.initiator == *initiator
-        };
+        let stays =
+            |seat: &&mut Seat<T>| !seat.leaving && seat.member.identity.initiator == *initiator;
         let count = self.seats.iter_mut().filter(stays).count();
         if count < limits::SESSIONS_PER_INITIATOR {
             return None;
@@ -299,9 +298,7 @@ fn conflict(old: &Member, new: &Member) -> Option<Eviction> {
     let same_name = old.identity.initiator == new.identity.initiator;
     match (old.kind, new.kind) {
         (InitiatorKind::Os, InitiatorKind::Firmware) => Some(Eviction::NewBoot),
-        (InitiatorKind::Firmware, InitiatorKind::Os)
-            if same_name && old.address == new.address =>
-        {
+        (InitiatorKind::Firmware, InitiatorKind::Os) if same_name && old.address == new.address => {
             Some(Eviction::HandedOver)
         }
         _ => None,
@@ -337,7 +334,11 @@ mod test {
         n.close();
         assert_eq!(n.max_cmd_sn(), 11);
         n.take();
-        assert_eq!(n.max_cmd_sn(), 12, "a command that is answered at once moves both ends");
+        assert_eq!(
+            n.max_cmd_sn(),
+            12,
+            "a command that is answered at once moves both ends"
+        );
     }
 
     #[test]
@@ -367,8 +368,12 @@ mod test {
     #[test]
     fn the_same_port_replaces_its_old_session() {
         let mut all = Registry::default();
-        let first = all.enter(member("a", 1, InitiatorKind::Os, 1), "one").unwrap();
-        let second = all.enter(member("a", 1, InitiatorKind::Os, 2), "two").unwrap();
+        let first = all
+            .enter(member("a", 1, InitiatorKind::Os, 1), "one")
+            .unwrap();
+        let second = all
+            .enter(member("a", 1, InitiatorKind::Os, 2), "two")
+            .unwrap();
         assert!(first.victims.is_empty());
         assert_eq!(second.victims, [("one", Eviction::Reinstated)]);
         assert_ne!(first.tsih, second.tsih);
@@ -388,11 +393,16 @@ mod test {
     fn firmware_ends_what_ran_before_and_the_system_ends_its_firmware() {
         let mut all = Registry::default();
         let _ = all.enter(member("a", 1, InitiatorKind::Os, 1), 1).unwrap();
-        let boot = all.enter(member("b", 2, InitiatorKind::Firmware, 2), 2).unwrap();
+        let boot = all
+            .enter(member("b", 2, InitiatorKind::Firmware, 2), 2)
+            .unwrap();
         assert_eq!(boot.victims, [(1, Eviction::NewBoot)]);
         all.leave(NexusId(1));
         let other = all.enter(member("c", 3, InitiatorKind::Os, 3), 3).unwrap();
-        assert!(other.victims.is_empty(), "another initiator's firmware stays");
+        assert!(
+            other.victims.is_empty(),
+            "another initiator's firmware stays"
+        );
         let mut far = member("b", 4, InitiatorKind::Os, 4);
         far.address = IpAddr::from([127, 0, 0, 9]);
         assert!(all.enter(far, 4).unwrap().victims.is_empty());
@@ -409,7 +419,9 @@ mod test {
             m.active_ms.store(if n == 3 { 1 } else { 50 }, Relaxed);
             assert!(all.enter(m, n).unwrap().victims.is_empty());
         }
-        let next = all.enter(member("a", 99, InitiatorKind::Os, 99), 99).unwrap();
+        let next = all
+            .enter(member("a", 99, InitiatorKind::Os, 99), 99)
+            .unwrap();
         assert_eq!(next.victims, [(3, Eviction::TooMany)]);
     }
 
@@ -417,7 +429,10 @@ mod test {
     fn firmware_is_known_by_its_isid() {
         let mac = Mac::parse("52:54:00:12:34:56").unwrap();
         let edk2 = [0x12, 0x54, 0x00, 0x12, 0x34, 0x56];
-        assert_eq!(kind_of([0x40, 0, 0x27, 0x23, 9, 9], &[]), InitiatorKind::Firmware);
+        assert_eq!(
+            kind_of([0x40, 0, 0x27, 0x23, 9, 9], &[]),
+            InitiatorKind::Firmware
+        );
         assert_eq!(kind_of(edk2, &[mac]), InitiatorKind::Firmware);
         assert_eq!(kind_of(edk2, &[]), InitiatorKind::Os);
         assert_eq!(kind_of([0, 2, 0x3d, 0, 0, 1], &[mac]), InitiatorKind::Os);

@@ -112,8 +112,7 @@ impl Session {
     /// The node's disk is ready: makes or re-uses its logical unit, and joins it.
     pub(super) fn attach(&mut self, attached: Attached, target_name: &Iqn) {
         let unit = self.target.unit(attached, target_name);
-        unit.device()
-            .attach(self.nexus, &self.identity.port_name());
+        unit.device().attach(self.nexus, &self.identity.port_name());
         self.unit = Some(unit);
     }
 }
@@ -349,7 +348,8 @@ impl Targets {
     }
 }
 
-/// Unit serial number: the disk's UUID without its dashes, 32 hexadecimal digits. A shorter identity is hashed.
+/// Unit serial number: the disk's UUID without its dashes, 32 hexadecimal digits. A shorter identity is
+/// hashed.
 fn serial_of(disk_uuid: &str) -> String {
     let digits: String = disk_uuid
         .chars()

@@ -173,7 +173,11 @@ impl Task {
             (0, out) => (out, self.write),
             (wanted_in, _) => (wanted_in, self.read),
         };
-        let moved = if announced || expected == 0 { wanted } else { 0 };
+        let moved = if announced || expected == 0 {
+            wanted
+        } else {
+            0
+        };
         match moved.cmp(&expected) {
             std::cmp::Ordering::Less => Residual::Under(expected - moved),
             std::cmp::Ordering::Equal => Residual::None,
@@ -197,8 +201,7 @@ impl Task {
         stream.sent += len;
         let ended = stream.sent == stream.len;
         // Phase collapse only when the S bit tells everything: some initiators read nothing else.
-        let last =
-            ended && stream.status == scsi::GOOD && stream.residual == Residual::None;
+        let last = ended && stream.status == scsi::GOOD && stream.residual == Residual::None;
         let mut header = Bhs::new(op::DATA_IN);
         let boundary = ended || len == left_in_burst;
         header.put_u8(1, u8::from(boundary) << 7 | u8::from(last));
@@ -454,10 +457,26 @@ mod test {
         assert_eq!(case(true, false, 10_000, 512, 0), Residual::Under(9488));
         assert_eq!(case(true, false, 200, 512, 0), Residual::Over(312));
         assert_eq!(case(false, true, 200, 0, 512), Residual::Over(312));
-        assert_eq!(case(false, true, 512, 512, 0), Residual::Under(512), "READ flagged W");
-        assert_eq!(case(true, false, 512, 0, 512), Residual::Under(512), "WRITE flagged R");
-        assert_eq!(case(false, false, 512, 512, 0), Residual::Over(512), "no flag, no transfer");
+        assert_eq!(
+            case(false, true, 512, 512, 0),
+            Residual::Under(512),
+            "READ flagged W"
+        );
+        assert_eq!(
+            case(true, false, 512, 0, 512),
+            Residual::Under(512),
+            "WRITE flagged R"
+        );
+        assert_eq!(
+            case(false, false, 512, 512, 0),
+            Residual::Over(512),
+            "no flag, no transfer"
+        );
         assert_eq!(case(false, false, 0, 0, 0), Residual::None);
-        assert_eq!(case(true, false, 255, 0, 0), Residual::Under(255), "nothing moved");
+        assert_eq!(
+            case(true, false, 255, 0, 0),
+            Residual::Under(255),
+            "nothing moved"
+        );
     }
 }

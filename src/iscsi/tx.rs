@@ -35,12 +35,8 @@ impl Item {
         self.head_len + self.data.len() + self.tail_len
     }
 
-    /// Its parts in order.
-    fn parts(&self, mut each: impl FnMut(&[u8]) -> bool) -> bool {
-        self.parts_ref(|part| each(part))
-    }
-
-    fn parts_ref<'a>(&'a self, mut each: impl FnMut(&'a [u8]) -> bool) -> bool {
+    /// Its parts in order, until `each` says no.
+    fn parts<'a>(&'a self, mut each: impl FnMut(&'a [u8]) -> bool) -> bool {
         if !each(&self.head[..self.head_len]) {
             return false;
         }
@@ -126,7 +122,7 @@ impl Tx {
         let mut used = 0;
         let mut skip = self.gone;
         for item in &self.items {
-            let room = item.parts_ref(|part| {
+            let room = item.parts(|part| {
                 if used == out.len() {
                     return false;
                 }

@@ -62,7 +62,8 @@ impl Connection {
         }
         self.count_immediate(bhs);
         let lun = lun_number(bhs.lun()).filter(|lun| self.options.luns.contains(lun));
-        let beyond = |make: fn(u16) -> Management| lun.map(|lun| (Kind::Beyond(make(lun)), Some(lun)));
+        let beyond =
+            |make: fn(u16) -> Management| lun.map(|lun| (Kind::Beyond(make(lun)), Some(lun)));
         let everything = |m| Some((Kind::Beyond(m), None));
         let plan = match bhs.flags() & 0x7f {
             1 => return self.abort_task(bhs, now),
