@@ -76,6 +76,8 @@ pub const REJECTS_PER_MINUTE: u32 = 16;
 pub const CONNECTION_RESERVE: usize = 256 * 1024;
 /// Bytes of command data that one connection may hold, unless a single command needs more.
 pub const CONNECTION_DATA_MAX: usize = 64 << 20;
+/// How long a command may wait for memory before its initiator is told TASK SET FULL.
+pub const MEMORY_WAIT: Duration = Duration::from_secs(2);
 /// How long a task management function may wait for running operations before it is answered as failed.
 pub const TASK_MANAGEMENT_WAIT: Duration = Duration::from_secs(10);
 /// How long a login waits for the session that it replaces to end.

@@ -471,6 +471,15 @@ impl Connection {
         self.tasks.len()
     }
 
+    /// True while memory is held for data that the initiator owes.
+    #[must_use]
+    pub fn awaits_data(&self) -> bool {
+        self.tasks
+            .ids()
+            .filter_map(|id| self.tasks.get(id))
+            .any(|task| !task.bursts.is_empty() || task.unsolicited.is_some())
+    }
+
     /// Gives back what an idle connection does not need.
     pub fn shrink(&mut self) {
         self.tasks.shrink();
@@ -664,14 +673,6 @@ impl Connection {
             }
             _ => {}
         }
-    }
-
-    /// True while memory is held for data that the initiator owes.
-    fn awaits_data(&self) -> bool {
-        self.tasks
-            .ids()
-            .filter_map(|id| self.tasks.get(id))
-            .any(|task| !task.bursts.is_empty() || task.unsolicited.is_some())
     }
 
     /// NOP-In that wants an answer; StatSN is not advanced by it (RFC 7143 11.19).

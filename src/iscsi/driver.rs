@@ -462,8 +462,7 @@ impl Feature {
         if self.tick.as_mut().poll_ready(cx).is_pending() {
             return false;
         }
-        let starved = self.exec.is_starved(&self.conn);
-        if starved {
+        if self.exec.is_short(&self.conn) {
             self.exec.retry(&mut self.conn, self.now);
         }
         self.conn.apply(Event::Tick, self.now);
@@ -483,7 +482,7 @@ impl Feature {
     }
 
     fn set_tick(&mut self) {
-        let wait = if self.exec.is_starved(&self.conn) {
+        let wait = if self.exec.is_short(&self.conn) {
             limits::TICK_STARVED
         } else {
             limits::TICK
@@ -494,7 +493,7 @@ impl Feature {
     /// Books what this poll has moved.
     fn settle(&mut self) {
         self.exec.settle(&self.conn);
-        if self.exec.is_starved(&self.conn) {
+        if self.exec.is_short(&self.conn) {
             // Memory that others give back wakes nobody: look again soon.
             let soon = self.now + limits::TICK_STARVED;
             if self.tick.deadline() > soon.into() {

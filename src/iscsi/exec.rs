@@ -18,11 +18,13 @@ use super::target::{LUNS, Session, Unit};
 use crate::events::EventKind;
 use crate::limits;
 use crate::scsi::{self, BlockOp, Outcome, Reply, Step};
-use crate::store::{Buffer, ErrorKind, Payload};
+use crate::store::{Buffer, ErrorKind, Payload, Volume};
 use crate::units::{ByteRange, UnixMillis};
 
 /// BUSY (SAM-5 5.3.1): try again.
 const BUSY: u8 = 0x08;
+/// TASK SET FULL (SAM-5 5.3.1): try again, with fewer commands at a time.
+const TASK_SET_FULL: u8 = 0x28;
 
 /// Something that ended elsewhere.
 #[derive(Debug)]
@@ -53,11 +55,18 @@ struct Item {
     data: Option<(Buffer, usize)>,
 }
 
-/// Waits for memory.
+/// Waits for memory, since then.
 #[derive(Debug)]
-enum Deferred {
-    Data(TaskId, usize),
-    Read(TaskId, u64, ByteRange),
+struct Deferred {
+    since: Instant,
+    task: TaskId,
+    what: Wanted,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    Data(usize),
+    Read(u64, ByteRange),
 }
 
 #[derive(Debug, Default)]
@@ -218,7 +227,7 @@ impl Executor {
     ) {
         if !self.fits(conn, 0) {
             self.deferred_bytes += usize::try_from(range.len()).unwrap_or(0);
-            self.deferred.push_back(Deferred::Read(task, lun, range));
+            self.defer(task, Wanted::Read(lun, range), now);
             return;
         }
         let Some(unit) = self.unit(lun) else {
@@ -259,7 +268,7 @@ impl Executor {
         if self.fits(conn, bytes) {
             conn.apply(Event::Granted(task), now);
         } else {
-            self.deferred.push_back(Deferred::Data(task, bytes));
+            self.defer(task, Wanted::Data(bytes), now);
         }
     }
 
@@ -281,27 +290,48 @@ impl Executor {
             && others.saturating_add(held) <= limits::DATA_BYTES_MAX
     }
 
-    /// True while no more input should be taken because memory is short.
-    pub(super) fn is_starved(&self, conn: &Connection) -> bool {
+    fn defer(&mut self, task: TaskId, what: Wanted, since: Instant) {
+        self.deferred.push_back(Deferred { since, task, what });
+    }
+
+    /// True while memory is short for this connection.
+    pub(super) fn is_short(&self, conn: &Connection) -> bool {
         !self.deferred.is_empty() || !self.fits(conn, 0)
     }
 
-    /// Tries again what waited for memory, oldest first.
+    /// True while no more input should be taken: memory is short, and none will come free by reading on.
+    pub(super) fn is_starved(&self, conn: &Connection) -> bool {
+        self.is_short(conn) && !conn.awaits_data()
+    }
+
+    /// Tries again what waited for memory, oldest first. What waited too long is given back to the initiator:
+    /// commands that hold part of their memory and wait for the rest could otherwise block each other for ever.
     pub(super) fn retry(&mut self, conn: &mut Connection, now: Instant) {
         for _ in 0..self.deferred.len() {
             let Some(next) = self.deferred.pop_front() else {
                 return;
             };
+            let Deferred { since, task, what } = next;
+            if let Wanted::Read(_, range) = &what {
+                let len = usize::try_from(range.len()).unwrap_or(0);
+                self.deferred_bytes = self.deferred_bytes.saturating_sub(len);
+            }
+            if now.duration_since(since) >= limits::MEMORY_WAIT {
+                self.counts.busy += 1;
+                conn.apply(Event::Done(task, status(TASK_SET_FULL), None), now);
+                continue;
+            }
             let before = self.deferred.len();
-            match next {
-                Deferred::Data(task, bytes) => self.want(conn, task, bytes, now),
-                Deferred::Read(task, lun, range) => {
-                    let len = usize::try_from(range.len()).unwrap_or(0);
-                    self.deferred_bytes = self.deferred_bytes.saturating_sub(len);
-                    self.read(conn, task, lun, range, now);
-                }
+            match what {
+                Wanted::Data(bytes) => self.want(conn, task, bytes, now),
+                Wanted::Read(lun, range) => self.read(conn, task, lun, range, now),
             }
             if self.deferred.len() > before {
+                // Back to the front, with its own age.
+                if let Some(mut again) = self.deferred.pop_back() {
+                    again.since = since;
+                    self.deferred.push_front(again);
+                }
                 return;
             }
         }
@@ -336,11 +366,7 @@ impl Executor {
         }
         for task in ids.into_iter().flatten() {
             self.counts.busy += 1;
-            let busy = Reply {
-                status: BUSY,
-                ..Reply::default()
-            };
-            conn.apply(Event::Done(task, busy, None), now);
+            conn.apply(Event::Done(task, status(BUSY), None), now);
         }
     }
 
@@ -524,8 +550,16 @@ impl Executor {
     }
 }
 
+/// A reply that is a status and nothing else.
+fn status(status: u8) -> Reply {
+    Reply {
+        status,
+        ..Reply::default()
+    }
+}
+
 impl Item {
-    fn run(self, volume: &crate::store::Volume) -> Finished {
+    fn run(self, volume: &Volume) -> Finished {
         let data = match &self.data {
             Some((buffer, len)) => buffer.get(..*len).unwrap_or_default(),
             None => &[],

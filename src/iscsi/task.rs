@@ -170,6 +170,8 @@ impl Task {
         };
         let (wanted, announced) = match (wanted_in, self.wanted_out) {
             (0, 0) => (0, true),
+            // Broken off before all its data came: what did not come is left over.
+            (0, _) if self.received < self.need => (self.received, self.write),
             (0, out) => (out, self.write),
             (wanted_in, _) => (wanted_in, self.read),
         };

@@ -86,6 +86,24 @@ fn no_r2t_leaves_before_there_is_memory() {
 }
 
 #[test]
+fn a_write_that_gets_no_memory_may_be_given_back() {
+    let mut peer = Peer::new();
+    peer.hold_memory = true;
+    peer.write(1, 0, 32, 16_384, &[1; 8192]);
+    let full = Reply {
+        status: 0x28,
+        ..Reply::default()
+    };
+    let task = peer.wanted[0];
+    peer.conn.apply(Event::Done(task, full, None), peer.now);
+    peer.pump();
+    assert_eq!(peer.response(0x28), (2, 8192));
+    assert_eq!((peer.conn.memory(), peer.conn.open_tasks()), (0, 0));
+    peer.grant_all();
+    peer.silent();
+}
+
+#[test]
 fn memory_follows_the_command_and_not_the_announcement() {
     let mut peer = Peer::new();
     peer.hold_runs = true;
