@@ -81,6 +81,51 @@ pub const DATA_BYTES_MAX: usize = 1 << 30;
 /// Bytes queued to one peer before no further read is started for it.
 pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 
+// --- iSCSI: full feature phase ---
+
+/// Bytes of the receive buffer of a quiet connection.
+pub const RECEIVE_START: usize = 16 * 1024;
+/// Bytes to which the receive buffer grows under load: one largest PDU always fits.
+pub const RECEIVE_MAX: usize = 512 * 1024;
+/// Payload that is not whole in the receive buffer goes straight to its final place from this size on.
+pub const DIRECT_BYTES_MIN: u32 = 4096;
+/// Bytes handed to the socket's queue before the next data PDU is made, so that urgent PDUs can pass.
+pub const SEND_BATCH_BYTES: usize = 1 << 20;
+/// Slices of one vectored write.
+pub const SEND_BATCH_SLICES: usize = 256;
+/// Urgent PDUs (NOP-In, R2T, Text, Reject) that may wait for the socket before no more input is taken.
+pub const URGENT_QUEUE_MAX: usize = 256;
+/// Rejects on one connection within a minute; a peer that earns more is cut off.
+pub const REJECTS_PER_MINUTE: u32 = 16;
+/// Memory a connection may always have, even when the whole server's budget is spent, so that it goes on.
+pub const CONNECTION_RESERVE: usize = 256 * 1024;
+/// Bytes of command data that one connection may hold, unless a single command needs more.
+pub const CONNECTION_DATA_MAX: usize = 64 << 20;
+/// How long a command may wait for memory before its initiator is told TASK SET FULL.
+pub const MEMORY_WAIT: Duration = Duration::from_secs(2);
+/// How long a task management function may wait for running operations before it is answered as failed.
+pub const TASK_MANAGEMENT_WAIT: Duration = Duration::from_secs(10);
+/// How long a login waits for the session that it replaces to end.
+pub const REINSTATE_WAIT: Duration = Duration::from_secs(10);
+/// How long a peer may take to answer a ping, when it answered one before.
+pub const PING_WAIT: Duration = Duration::from_secs(30);
+/// What a draining head grants an initiator for its Logout.
+pub const DRAIN_WAIT: Duration = Duration::from_secs(10);
+/// Plain writes that one I/O thread takes in one go.
+pub const WRITES_PER_JOB: usize = 8;
+/// Bytes that an I/O thread compares or repeats in one go.
+pub const PASS_BYTES: u64 = 1 << 20;
+/// How often a connection looks at its timers.
+pub const TICK: Duration = Duration::from_secs(5);
+/// The same while it waits for memory.
+pub const TICK_STARVED: Duration = Duration::from_millis(5);
+/// How long we wait for the peer to close first, once both have said all.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// Refused logins told as events in one second, whole server; the rest is only counted.
+pub const REFUSALS_TOLD_PER_SECOND: u32 = 50;
+/// Unsolicited bursts of ended tasks that are remembered, to swallow their rest silently.
+pub const TOMBSTONES: usize = 16;
+
 // --- store ---
 
 /// Bytes in a chunk, the unit of content addressing in an image.
@@ -263,6 +308,13 @@ const _: () = assert!(LOADERS_BUSY < TFTP_TRANSFERS_MAX);
 const _: () = assert!(LOADER_FRESH.as_secs() <= BOOT_QUIET.as_secs());
 const _: () = assert!(TARGET_MRDSL >= FIRST_BURST_MAX);
 const _: () = assert!(FIRST_BURST_MAX <= MAX_BURST_MAX);
+const _: () = assert!(RECEIVE_MAX > TARGET_MRDSL as usize + 48 + 1020 + 16);
+const _: () = assert!(
+    COMMAND_WINDOW + IMMEDIATE_MAX < 512,
+    "task numbers have nine bits in a TTT"
+);
+const _: () = assert!(CONNECTION_DATA_MAX < DATA_BYTES_MAX);
+const _: () = assert!(CONNECTION_RESERVE >= FIRST_BURST_MAX as usize);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
 const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CHUNK_BYTES));
 const _: () = assert!(PACK_BYTES_MAX / CHUNK_BYTES <= u32::MAX as u64);

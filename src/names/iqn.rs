@@ -63,6 +63,20 @@ impl Iqn {
         Self::of_node(prefix, node, INITIATOR_SUFFIX)
     }
 
+    /// The node part of a target name made by [`Iqn::target_of`]; none when it is not one of ours.
+    #[must_use]
+    pub fn node_of_target(&self, prefix: &str) -> Option<&str> {
+        let (head, rest) = self.0.split_at_checked(prefix.len())?;
+        let ours = head.eq_ignore_ascii_case(prefix);
+        rest.strip_prefix(':').filter(|_| ours)
+    }
+
+    /// The node part of an initiator name made by [`Iqn::initiator_of`].
+    #[must_use]
+    pub fn node_of_initiator(&self, prefix: &str) -> Option<&str> {
+        self.node_of_target(prefix)?.strip_suffix(INITIATOR_SUFFIX)
+    }
+
     fn of_node(prefix: &str, node: &NodeName, suffix: &str) -> Self {
         let lower = prefix.to_ascii_lowercase();
         let clean = lower.chars().filter(|&c| is_allowed(c));
@@ -160,6 +174,18 @@ mod test {
             initiator.as_str(),
             "iqn.2026-11.internal.reveille:node001.initiator"
         );
+    }
+
+    #[test]
+    fn both_names_lead_back_to_the_node() {
+        let node = NodeName::parse("node001").unwrap();
+        let upper = PREFIX.to_ascii_uppercase();
+        let target = Iqn::target_of(PREFIX, &node);
+        assert_eq!(target.node_of_target(&upper), Some("node001"));
+        assert_eq!(target.node_of_initiator(PREFIX), None);
+        let initiator = Iqn::initiator_of(PREFIX, &node);
+        assert_eq!(initiator.node_of_initiator(PREFIX), Some("node001"));
+        assert_eq!(target.node_of_target("iqn.2026-11.other"), None);
     }
 
     #[test]

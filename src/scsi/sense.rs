@@ -76,6 +76,12 @@ impl Sense {
     pub const NOT_ENOUGH_UNSOLICITED_DATA: Self = Self::new(key::ABORTED_COMMAND, 0x0C, 0x0D);
     /// iSCSI: a data digest is wrong, 0B/47/05 (RFC 7143 11.4.7.2).
     pub const PROTOCOL_CRC_ERROR: Self = Self::new(key::ABORTED_COMMAND, 0x47, 0x05);
+    /// DATA PHASE ERROR: Data-Out out of sequence.
+    pub const DATA_PHASE_ERROR: Self = Self::new(key::ABORTED_COMMAND, 0x4B, 0x00);
+    /// TOO MUCH WRITE DATA.
+    pub const TOO_MUCH_WRITE_DATA: Self = Self::new(key::ABORTED_COMMAND, 0x4B, 0x02);
+    /// DATA OFFSET ERROR.
+    pub const DATA_OFFSET_ERROR: Self = Self::new(key::ABORTED_COMMAND, 0x4B, 0x05);
     /// The medium holds other data than was sent: 0E/1D/00.
     pub const MISCOMPARE: Self = Self::new(key::MISCOMPARE, 0x1D, 0x00);
 

@@ -34,6 +34,7 @@ pub use buffer::{Buffer, Payload};
 pub use error::{Error, ErrorKind, Result};
 pub use image::Image;
 pub use layer::LayerStore;
+pub use pool::Pool;
 pub use volume::{Volume, VolumeSpec};
 
 /// Images, layers and I/O threads of one store directory.

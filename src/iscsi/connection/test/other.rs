@@ -1,0 +1,346 @@
+//! The window, NOP, Text, Reject, pings, drain.
+
+use super::*;
+
+fn nop(itt: u32, immediate: bool) -> Bhs {
+    let mut bhs = Bhs::new(op::NOP_OUT | u8::from(immediate) << 6);
+    bhs.put_u8(1, 0x80);
+    bhs.put_u32(16, itt);
+    bhs.put_u32(20, RESERVED_TAG);
+    bhs
+}
+
+fn inline(pdu: &Pdu) -> &[u8] {
+    match &pdu.data {
+        Data::Inline(bytes) => bytes,
+        Data::None => &[],
+        Data::Payload(..) => panic!("a payload"),
+    }
+}
+
+#[test]
+fn commands_outside_the_window_are_ignored_and_the_connection_lives() {
+    let mut peer = Peer::new();
+    for cmd_sn in [
+        99,
+        100 + limits::COMMAND_WINDOW,
+        100u32.wrapping_add(1 << 31),
+        u32::MAX,
+    ] {
+        let mut bhs = command(1, 0xc0, 512, 0x28, 0, 1);
+        bhs.put_u32(24, cmd_sn);
+        peer.send_raw(&bhs, &[]);
+        peer.silent();
+    }
+    assert!(peer.closed.is_none());
+    peer.read(2, 0, 1, 512);
+    let header = peer.expect(op::DATA_IN);
+    assert_eq!(
+        (header.u32_at(28), header.u32_at(32)),
+        (101, 100 + limits::COMMAND_WINDOW)
+    );
+}
+
+#[test]
+fn a_skipped_command_number_closes() {
+    let mut peer = Peer::new();
+    peer.cmd_sn += 1;
+    peer.read(1, 0, 1, 512);
+    assert!(matches!(peer.closed, Some(Why::Protocol(_))));
+}
+
+#[test]
+fn numbers_wrap_around() {
+    let mut peer = Peer::with(Options {
+        cmd_sn: u32::MAX - 1,
+        stat_sn: u32::MAX - 1,
+        ..options(agreed())
+    });
+    for itt in 0..5 {
+        peer.read(itt, 0, 1, 512);
+        assert_eq!(peer.expect(op::DATA_IN).itt(), itt);
+    }
+    assert_eq!(peer.cmd_sn, 3);
+}
+
+#[test]
+fn a_full_window_takes_no_more_and_opens_with_the_answers() {
+    let mut peer = Peer::new();
+    peer.hold_runs = true;
+    for itt in 0..limits::COMMAND_WINDOW {
+        peer.read(itt, 0, 1, 512);
+    }
+    peer.read(1000, 0, 1, 512);
+    assert_eq!(peer.conn.open_tasks(), limits::COMMAND_WINDOW as usize);
+    peer.run_all();
+    peer.pump();
+    let last = peer.inbox.back().unwrap().header;
+    assert_eq!(
+        last.u32_at(32).wrapping_sub(last.u32_at(28)),
+        limits::COMMAND_WINDOW - 1
+    );
+    assert_eq!(peer.inbox.len(), limits::COMMAND_WINDOW as usize);
+}
+
+#[test]
+fn nop_out_is_echoed_byte_for_byte() {
+    let mut peer = Peer::new();
+    let data = pattern(77);
+    peer.send(nop(5, false), &data);
+    let pdu = peer.next();
+    assert_eq!((pdu.header.opcode(), pdu.header.itt()), (op::NOP_IN, 5));
+    assert_eq!(pdu.header.u32_at(20), RESERVED_TAG);
+    assert_eq!(inline(&pdu), data);
+    let mut answer = nop(RESERVED_TAG, true);
+    answer.put_u32(20, 9);
+    peer.send(answer, &[]);
+    peer.silent();
+}
+
+#[test]
+fn too_many_immediate_commands_are_rejected() {
+    let mut peer = Peer::new();
+    for itt in 0..1000 {
+        let mut bhs = nop(itt, true);
+        bhs.put_u32(24, 100);
+        let event = Event::Pdu {
+            bhs: &bhs,
+            ahs: &[],
+            data: Incoming::Slice(&[]),
+            intact: true,
+        };
+        peer.open.insert(itt, 1);
+        peer.conn.apply(event, peer.now);
+    }
+    peer.pump();
+    let immediates = limits::IMMEDIATE_MAX as usize;
+    for _ in 0..immediates {
+        let _ = peer.expect(op::NOP_IN);
+    }
+    for _ in 0..limits::REJECTS_PER_MINUTE {
+        assert_eq!(peer.expect(op::REJECT).u8_at(2), reason::IMMEDIATES);
+    }
+    assert!(
+        matches!(peer.closed, Some(Why::Protocol(_))),
+        "a flood ends"
+    );
+    peer.silent();
+}
+
+#[test]
+fn immediate_commands_are_free_again_once_answered() {
+    let mut peer = Peer::new();
+    for itt in 0..100 {
+        peer.send(nop(itt, true), &[]);
+        let _ = peer.expect(op::NOP_IN);
+        peer.manage(1000 + itt, 1, 5);
+        let _ = peer.expect(op::TASK_MANAGEMENT_RESPONSE);
+    }
+}
+
+#[test]
+fn a_tag_in_use_is_rejected_and_the_task_goes_on() {
+    let mut peer = Peer::new();
+    peer.hold_runs = true;
+    peer.read(1, 0, 1, 512);
+    peer.read(1, 8, 1, 512);
+    let pdu = peer.next();
+    assert_eq!(pdu.header.u8_at(2), reason::TASK_IN_PROGRESS);
+    assert_eq!(inline(&pdu)[16..20], [0, 0, 0, 1], "the header comes back");
+    peer.run_all();
+    peer.pump();
+    assert_eq!(peer.expect(op::DATA_IN).itt(), 1);
+    peer.silent();
+}
+
+#[test]
+fn pdus_that_make_no_sense_are_rejected_with_their_reason() {
+    let mut peer = Peer::new();
+    let mut final_missing = command(1, 0x40, 512, 0x28, 0, 1);
+    final_missing.put_u32(16, 1);
+    peer.send(final_missing, &[]);
+    assert_eq!(peer.expect(op::REJECT).u8_at(2), reason::FIELD);
+    peer.send(command(RESERVED_TAG, 0xc0, 512, 0x28, 0, 1), &[]);
+    assert_eq!(peer.expect(op::REJECT).u8_at(2), reason::FIELD);
+    for (opcode, expected) in [
+        (op::SNACK, reason::SNACK),
+        (op::LOGIN, reason::PROTOCOL),
+        (0x1c, reason::UNSUPPORTED),
+        (0x3f, reason::UNSUPPORTED),
+        (op::SCSI_RESPONSE, reason::UNSUPPORTED),
+    ] {
+        peer.send_raw(&Bhs::new(opcode), &[]);
+        assert_eq!(
+            peer.expect(op::REJECT).u8_at(2),
+            expected,
+            "opcode {opcode:02x}"
+        );
+    }
+    peer.read(9, 0, 1, 512);
+    assert_eq!(peer.expect(op::DATA_IN).itt(), 9);
+}
+
+#[test]
+fn bidirectional_commands_are_unknown() {
+    let mut peer = Peer::new();
+    peer.send(command(1, 0xe0, 512, 0x53, 0, 1), &[]);
+    peer.check(5, 0x20, 0);
+}
+
+fn text(itt: u32, flags: u8, ttt: u32) -> Bhs {
+    let mut bhs = Bhs::new(op::TEXT);
+    bhs.put_u8(1, flags);
+    bhs.put_u32(16, itt);
+    bhs.put_u32(20, ttt);
+    bhs
+}
+
+#[test]
+fn send_targets_answers_good_requests_and_refuses_others() {
+    let mut peer = Peer::new();
+    peer.list = b"TargetName=iqn.t\0".to_vec();
+    for (request, answer) in [
+        ("SendTargets=Alle\0", "SendTargets=Reject\0"),
+        (
+            "SendTargetsPlease=All\0",
+            "SendTargetsPlease=NotUnderstood\0",
+        ),
+        ("sENDtARGETS=aLL\0", "sENDtARGETS=NotUnderstood\0"),
+        ("SendTargets=All\0", "TargetName=iqn.t\0"),
+        ("SendTargets=\0", "TargetName=iqn.t\0"),
+        ("MaxBurstLength=512\0", "MaxBurstLength=Reject\0"),
+    ] {
+        peer.send(text(1, 0x80, RESERVED_TAG), request.as_bytes());
+        let pdu = peer.next();
+        assert_eq!(pdu.header.flags(), 0x80);
+        assert_eq!(pdu.header.u32_at(20), RESERVED_TAG);
+        assert_eq!(String::from_utf8_lossy(inline(&pdu)), answer);
+    }
+}
+
+#[test]
+fn long_lists_go_out_in_parts() {
+    let mut peer = Peer::with(Options {
+        discovery: true,
+        ..options(agreed())
+    });
+    peer.list = pattern(20_000);
+    let request = b"MaxRecvDataSegmentLength=8000\0SendTargets=All\0";
+    peer.send(text(1, 0x80, RESERVED_TAG), request);
+    let mut all = Vec::new();
+    for n in 0..3 {
+        let pdu = peer.next();
+        all.extend_from_slice(inline(&pdu));
+        let last = n == 2;
+        assert_eq!(pdu.header.flags(), if last { 0x80 } else { 0x40 });
+        if !last {
+            let tag = pdu.header.u32_at(20);
+            assert_ne!(tag, RESERVED_TAG);
+            peer.send(text(1, 0x80, tag), &[]);
+        }
+    }
+    assert_eq!(all, peer.list);
+    peer.read(2, 0, 1, 512);
+    assert_eq!(
+        peer.expect(op::REJECT).u8_at(2),
+        reason::UNSUPPORTED,
+        "no SCSI in discovery"
+    );
+}
+
+#[test]
+fn requests_in_parts_are_joined_and_bounded() {
+    let mut peer = Peer::new();
+    peer.list = b"x=y\0".to_vec();
+    peer.send(text(1, 0x40, RESERVED_TAG), b"SendTar");
+    let first = peer.next();
+    assert_eq!((first.header.flags(), inline(&first).len()), (0, 0));
+    let tag = first.header.u32_at(20);
+    peer.send(text(1, 0x40, tag), b"");
+    let _ = peer.expect(op::TEXT_RESPONSE);
+    peer.send(text(1, 0x80, tag), b"gets=All\0");
+    assert_eq!(inline(&peer.next()), b"x=y\0");
+    peer.send(text(1, 0x80, tag), b"late");
+    assert_eq!(
+        peer.expect(op::REJECT).u8_at(2),
+        reason::PROTOCOL,
+        "the exchange is over"
+    );
+    peer.send(text(2, 0xc0, RESERVED_TAG), b"both");
+    assert_eq!(peer.expect(op::REJECT).u8_at(2), reason::PROTOCOL);
+    peer.send(text(3, 0x40, RESERVED_TAG), &[b'a'; 8192]);
+    let tag = peer.expect(op::TEXT_RESPONSE).u32_at(20);
+    peer.send(text(3, 0x40, tag), b"a");
+    assert_eq!(peer.expect(op::REJECT).u8_at(2), reason::PROTOCOL);
+}
+
+#[test]
+fn only_a_peer_that_answered_once_must_go_on_answering() {
+    let mut peer = Peer::new();
+    peer.tick(1);
+    peer.tick(40);
+    let ping = peer.expect(op::NOP_IN);
+    assert_eq!(ping.itt(), RESERVED_TAG);
+    for _ in 0..5 {
+        peer.tick(100);
+    }
+    peer.silent();
+    assert!(peer.closed.is_none(), "iPXE never answers");
+    let mut answer = nop(RESERVED_TAG, true);
+    answer.put_u32(20, ping.u32_at(20));
+    peer.send(answer, &[]);
+    peer.tick(40);
+    let _ = peer.expect(op::NOP_IN);
+    peer.tick(40);
+    assert_eq!(peer.closed, Some(Why::Silent));
+}
+
+#[test]
+fn firmware_is_never_pinged_nor_told_of_a_drain() {
+    let mut peer = Peer::with(Options {
+        talkative: false,
+        ..options(agreed())
+    });
+    peer.tick(1);
+    peer.tick(1000);
+    peer.silent();
+    peer.conn.apply(Event::Drain, peer.now);
+    peer.pump();
+    peer.silent();
+    peer.tick(1);
+    assert_eq!(peer.closed, Some(Why::Drained));
+}
+
+#[test]
+fn a_drain_asks_for_logout_and_closes_after_a_while() {
+    let mut peer = Peer::new();
+    peer.conn.apply(Event::Drain, peer.now);
+    peer.pump();
+    let header = peer.expect(op::ASYNC);
+    assert_eq!((header.u8_at(36), header.u16_at(42)), (1, 10));
+    peer.tick(5);
+    assert!(peer.closed.is_none());
+    peer.tick(5);
+    assert_eq!(peer.closed, Some(Why::Drained));
+}
+
+#[test]
+fn a_broken_immediate_data_digest_drops_the_command_only() {
+    let mut peer = Peer::new();
+    let mut bhs = command(1, 0xa0, 512, 0x2a, 0, 1);
+    bhs.put_u32(24, peer.cmd_sn);
+    bhs.set_data_len(512);
+    let event = Event::Pdu {
+        bhs: &bhs,
+        ahs: &[],
+        data: Incoming::Slice(&[1; 512]),
+        intact: false,
+    };
+    peer.conn.apply(event, peer.now);
+    peer.cmd_sn += 1;
+    peer.pump();
+    assert_eq!(peer.expect(op::REJECT).u8_at(2), reason::DATA_DIGEST);
+    peer.read(2, 0, 1, 512);
+    assert_eq!(peer.expect(op::DATA_IN).itt(), 2);
+    assert_eq!(peer.disk(0, 1), [0; 512]);
+}

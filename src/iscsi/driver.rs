@@ -1,0 +1,572 @@
+//! One task per connection: the login (`login_driver.rs`), then a loop that reads all there is in one call,
+//! lets the machines work, and answers in one vectored write. It stays on the worker that accepted it.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
+
+use super::connection::{Connection, Event, Incoming, Options, Output, Place};
+use super::exec::{Completion, Executor};
+use super::login::Established;
+use super::login_driver::Door;
+use super::pdu::{Bhs, op};
+use super::rx::{Found, Frame, Rx};
+use super::server::Shared;
+use super::target::{LUNS, Session};
+use super::tx::Tx;
+use crate::events::{EventKind, InitiatorKind};
+use crate::limits;
+use crate::store::Buffer;
+use crate::units::UnixMillis;
+
+/// Rounds of one poll before other connections of the worker get their turn.
+const ROUNDS: usize = 16;
+
+/// How other tasks reach a connection's task.
+pub(super) type Handle = mpsc::UnboundedSender<Note>;
+
+/// What other tasks tell it.
+#[derive(Debug)]
+pub(super) enum Note {
+    /// End now. `done` is dropped when nothing of the session runs any more.
+    Leave {
+        why: &'static str,
+        done: Option<oneshot::Sender<()>>,
+    },
+    /// End the tasks of a logical unit (all when none), then drop `done`.
+    Clear {
+        lun: Option<u16>,
+        done: oneshot::Sender<()>,
+    },
+    /// Ask the initiator to leave.
+    Drain,
+}
+
+/// Serves one connection from accept to its end.
+pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let Some(ticket) = shared.admit() else {
+        return;
+    };
+    let (handle, notes) = mpsc::unbounded_channel();
+    let link = shared.register(handle.clone());
+    let door = Door::new(stream, peer, handle, notes, Arc::clone(&shared));
+    let entered = Box::pin(door.login()).await;
+    drop(ticket);
+    if let Some(feature) = entered {
+        feature.run().await;
+    }
+    drop(link);
+}
+
+/// Says that we are done, and lets the peer close first.
+pub(super) async fn linger(stream: &mut TcpStream) {
+    let _ = stream.shutdown().await;
+    let mut waste = [0; 512];
+    let rest = async { while matches!(stream.read(&mut waste).await, Ok(n) if n > 0) {} };
+    let _ = tokio::time::timeout(limits::LINGER, rest).await;
+}
+
+/// A data segment on its way to where it belongs.
+#[derive(Debug)]
+struct Direct {
+    bhs: Bhs,
+    ahs: Vec<u8>,
+    into: Into,
+    filled: usize,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Into {
+    Own(Buffer),
+    Task(Place),
+}
+
+/// A connection in the full feature phase.
+pub(super) struct Feature {
+    stream: TcpStream,
+    peer: SocketAddr,
+    rx: Rx,
+    tx: Tx,
+    conn: Connection,
+    exec: Executor,
+    direct: Option<Direct>,
+    notes: mpsc::UnboundedReceiver<Note>,
+    completions: mpsc::UnboundedReceiver<Completion>,
+    tick: Pin<Box<Sleep>>,
+    /// Dropped when the session is over.
+    leavers: Vec<oneshot::Sender<()>>,
+    /// Dropped when the tasks of a foreign reset are over.
+    clears: Vec<(u64, oneshot::Sender<()>)>,
+    next_clear: u64,
+    now: Instant,
+    /// Since when the socket takes nothing.
+    stuck: Option<Instant>,
+    /// The machine wants to close, once all is sent.
+    closing: Option<String>,
+    /// Over now.
+    ended: Option<String>,
+    pdus_in: u64,
+    writes: u64,
+    shared: Arc<Shared>,
+}
+
+impl Feature {
+    /// Begins the full feature phase with what the login left; none when the socket is gone.
+    pub(super) fn new(door: Door, new: Established, session: Option<Session>) -> Option<Self> {
+        let portal = door.stream.local_addr().ok()?;
+        let agreed = new.negotiated.clone();
+        let mut rx = door.rx;
+        rx.full_feature(agreed.header_digest, agreed.data_digest);
+        let tx = Tx::new(agreed.header_digest, agreed.data_digest);
+        let discovery = session.is_none();
+        let kind = session.as_ref().map(|s| s.kind);
+        let conn = Connection::new(Options {
+            negotiated: agreed,
+            discovery,
+            cid: new.cid,
+            cmd_sn: new.cmd_sn,
+            stat_sn: new.stat_sn,
+            luns: if discovery { Vec::new() } else { LUNS.to_vec() },
+            talkative: kind == Some(InitiatorKind::Os),
+        });
+        let (done, completions) = mpsc::unbounded_channel();
+        let shared = door.shared;
+        shared.metrics.logins.add(1);
+        shared.metrics.sessions.add(1);
+        if let Some(session) = &session {
+            let event = EventKind::Login {
+                initiator_kind: session.kind,
+                initiator: new.ask.initiator.clone(),
+                peer: door.peer,
+                session: session.tsih,
+            };
+            let bus = shared.targets.head().bus();
+            bus.publish(Some(&session.node.name), event);
+        }
+        let exec = Executor::new(Arc::clone(&shared), new.ask, portal, session, done);
+        Some(Self {
+            stream: door.stream,
+            peer: door.peer,
+            rx,
+            tx,
+            conn,
+            exec,
+            direct: None,
+            notes: door.notes,
+            completions,
+            tick: Box::pin(tokio::time::sleep(limits::TICK)),
+            leavers: Vec::new(),
+            clears: Vec::new(),
+            next_clear: 0,
+            now: Instant::now(),
+            stuck: None,
+            closing: None,
+            ended: None,
+            pdus_in: 0,
+            writes: 0,
+            shared,
+        })
+    }
+
+    async fn run(mut self: Box<Self>) {
+        let why = std::future::poll_fn(|cx| self.poll(cx)).await;
+        self.end(&why).await;
+    }
+
+    /// Works until nothing moves any more; ready with the cause when the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        self.now = Instant::now();
+        for _ in 0..ROUNDS {
+            let mut moved = self.take_notes(cx);
+            moved |= self.take_completions(cx);
+            moved |= self.take_input(cx);
+            moved |= self.flush(cx);
+            if let Some(why) = self.is_over() {
+                return Poll::Ready(why);
+            }
+            if !moved && !self.take_tick(cx) {
+                self.settle();
+                return Poll::Pending;
+            }
+        }
+        self.settle();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn is_over(&mut self) -> Option<String> {
+        if let Some(why) = self.exec.lost() {
+            return Some(why.to_owned());
+        }
+        if self.ended.is_some() {
+            return self.ended.take();
+        }
+        self.closing.take_if(|_| self.tx.is_empty())
+    }
+
+    fn take_notes(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while let Poll::Ready(Some(note)) = self.notes.poll_recv(cx) {
+            moved = true;
+            match note {
+                Note::Leave { why, done } => {
+                    self.leavers.extend(done);
+                    self.ended.get_or_insert_with(|| why.to_owned());
+                }
+                Note::Clear { lun, done } => {
+                    self.next_clear += 1;
+                    let ticket = self.next_clear;
+                    self.clears.push((ticket, done));
+                    let event = Event::ClearedByOther { lun, ticket };
+                    self.conn.apply(event, self.now);
+                }
+                Note::Drain => self.conn.apply(Event::Drain, self.now),
+            }
+            self.act();
+        }
+        moved
+    }
+
+    fn take_completions(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while let Poll::Ready(Some(end)) = self.completions.poll_recv(cx) {
+            moved = true;
+            self.exec.complete(end, &mut self.conn, self.now);
+            self.act();
+        }
+        moved
+    }
+
+    /// True while input is welcome: answers have room, and there is memory.
+    fn wants_input(&self) -> bool {
+        self.ended.is_none()
+            && self.closing.is_none()
+            && self.conn.wants_input()
+            && self.tx.bytes() < limits::SEND_QUEUE_BYTES
+            && !self.exec.is_starved(&self.conn)
+    }
+
+    /// Takes what is in the buffer, then reads once.
+    fn take_input(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = self.parse();
+        if !self.wants_input() {
+            return moved;
+        }
+        let (space, direct) = match self.direct.as_mut().and_then(|d| d.space(&mut self.conn)) {
+            Some(space) => (space, true),
+            None => (self.rx.space(), false),
+        };
+        let mut buffer = ReadBuf::new(space);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => {
+                let n = buffer.filled().len();
+                moved = true;
+                match (n, direct, self.direct.as_mut()) {
+                    (0, ..) => self.ended = Some("closed by the peer".into()),
+                    (n, true, Some(direct)) => direct.filled += n,
+                    (n, ..) => self.rx.filled(n),
+                }
+                self.parse();
+            }
+            Poll::Ready(Err(e)) => {
+                moved = true;
+                self.ended = Some(format!("error: {e}"));
+            }
+        }
+        moved
+    }
+
+    fn parse(&mut self) -> bool {
+        let before = self.pdus_in;
+        while self.wants_input() {
+            if self.direct.is_some() {
+                if !self.go_on_directly() {
+                    break;
+                }
+            } else {
+                match self.rx.next() {
+                    Found::More => break,
+                    Found::Whole(frame) => self.frame(&frame),
+                    Found::Head(frame) => self.start_direct(&frame),
+                    Found::Broken(why) => {
+                        self.ended = Some(format!("error: {why}"));
+                        break;
+                    }
+                }
+            }
+            self.act();
+        }
+        self.pdus_in > before
+    }
+
+    fn frame(&mut self, frame: &Frame) {
+        self.pdus_in += 1;
+        let data = self.rx.bytes(frame.data.clone());
+        if frame.bhs.opcode() == op::DATA_OUT {
+            let place = self.conn.data_out(&frame.bhs, self.now);
+            if let Some(room) = self.conn.room(place, data.len()) {
+                room.copy_from_slice(data);
+            }
+            self.conn.landed(&frame.bhs, place, frame.intact, self.now);
+            return;
+        }
+        let event = Event::Pdu {
+            bhs: &frame.bhs,
+            ahs: self.rx.bytes(frame.ahs.clone()),
+            data: Incoming::Slice(data),
+            intact: frame.intact,
+        };
+        self.conn.apply(event, self.now);
+    }
+
+    /// A long data segment begins: it is read to where it belongs.
+    fn start_direct(&mut self, frame: &Frame) {
+        let bhs = frame.bhs;
+        let len = bhs.data_len() as usize;
+        let into = if bhs.opcode() == op::DATA_OUT {
+            Into::Task(self.conn.data_out(&bhs, self.now))
+        } else {
+            Into::Own(Buffer::take(len))
+        };
+        self.direct = Some(Direct {
+            bhs,
+            ahs: self.rx.bytes(frame.ahs.clone()).to_vec(),
+            into,
+            filled: 0,
+            len,
+        });
+    }
+
+    /// Moves what the buffer has of it; true when the PDU is complete.
+    fn go_on_directly(&mut self) -> bool {
+        let Some(direct) = self.direct.as_mut() else {
+            return false;
+        };
+        let part = self.rx.take(direct.len - direct.filled);
+        if !part.is_empty() {
+            let n = part.len();
+            if let Some(space) = direct.space(&mut self.conn) {
+                space[..n].copy_from_slice(part);
+            }
+            direct.filled += n;
+        }
+        let trailer = self.rx.trailer(direct.len);
+        if direct.filled < direct.len || self.rx.len() < trailer {
+            return false;
+        }
+        let Some(direct) = self.direct.take() else {
+            return false;
+        };
+        let mut tail = [0; 8];
+        tail[..trailer].copy_from_slice(self.rx.take(trailer));
+        self.complete_direct(direct, &tail[..trailer]);
+        true
+    }
+
+    fn complete_direct(&mut self, direct: Direct, trailer: &[u8]) {
+        self.pdus_in += 1;
+        match direct.into {
+            Into::Own(buffer) => {
+                let event = Event::Pdu {
+                    bhs: &direct.bhs,
+                    ahs: &direct.ahs,
+                    intact: self.rx.is_intact(&buffer, trailer),
+                    data: Incoming::Owned(buffer),
+                };
+                self.conn.apply(event, self.now);
+            }
+            Into::Task(place) => {
+                // The bytes of a task that ended meanwhile went nowhere: nothing to check.
+                let intact = self
+                    .conn
+                    .room(place, direct.len)
+                    .is_none_or(|data| self.rx.is_intact(data, trailer));
+                self.conn.landed(&direct.bhs, place, intact, self.now);
+            }
+        }
+    }
+
+    /// Does what the machine asks for.
+    fn act(&mut self) {
+        while let Some(output) = self.conn.poll() {
+            match output {
+                Output::Send(pdu) => self.tx.push(pdu),
+                Output::Close(why) => self.closing = Some(why.to_string()),
+                Output::Cleared(ticket) => self.clears.retain(|(t, _)| *t != ticket),
+                other => self.exec.act(other, &mut self.conn, self.now),
+            }
+        }
+    }
+
+    /// Sends as much as the socket takes, in as few calls as possible.
+    fn flush(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        while self.ended.is_none() {
+            self.gather();
+            if self.tx.is_empty() {
+                break;
+            }
+            let mut slices = [IoSlice::new(&[]); limits::SEND_BATCH_SLICES];
+            let count = self.tx.slices(&mut slices);
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]) {
+                Poll::Pending => {
+                    self.stuck.get_or_insert(self.now);
+                    break;
+                }
+                Poll::Ready(Ok(0)) => self.ended = Some("closed by the peer".into()),
+                Poll::Ready(Ok(n)) => {
+                    self.tx.sent(n);
+                    self.writes += 1;
+                    self.stuck = None;
+                    moved = true;
+                }
+                Poll::Ready(Err(e)) => self.ended = Some(format!("error: {e}")),
+            }
+        }
+        moved
+    }
+
+    /// Fills the send queue from the machine, as far as it is short.
+    fn gather(&mut self) {
+        loop {
+            self.act();
+            let mut took = false;
+            while self.tx.bytes() < limits::SEND_BATCH_BYTES {
+                let Some(pdu) = self.conn.poll_queued() else {
+                    break;
+                };
+                self.tx.push(pdu);
+                took = true;
+            }
+            if !took {
+                break;
+            }
+        }
+        self.exec.submit_batch(&mut self.conn, self.now);
+        self.act();
+    }
+
+    /// The timer; true when it rang.
+    fn take_tick(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.tick.as_mut().poll_ready(cx).is_pending() {
+            return false;
+        }
+        if self.exec.is_short(&self.conn) {
+            self.exec.retry(&mut self.conn, self.now);
+        }
+        self.conn.apply(Event::Tick, self.now);
+        self.act();
+        if let Some(since) = self.stuck
+            && self.now.duration_since(since) >= limits::SEND_STALL
+        {
+            self.ended = Some("stalled: it takes no answer".into());
+        }
+        if self.conn.open_tasks() == 0 && self.tx.is_empty() && self.direct.is_none() {
+            self.rx.shrink();
+            self.tx.shrink();
+            self.conn.shrink();
+        }
+        self.set_tick();
+        true
+    }
+
+    fn set_tick(&mut self) {
+        let wait = if self.exec.is_short(&self.conn) {
+            limits::TICK_STARVED
+        } else {
+            limits::TICK
+        };
+        self.tick.as_mut().reset((self.now + wait).into());
+    }
+
+    /// Books what this poll has moved.
+    fn settle(&mut self) {
+        self.exec.settle(&self.conn);
+        if self.exec.is_short(&self.conn) {
+            // Memory that others give back wakes nobody: look again soon.
+            let soon = self.now + limits::TICK_STARVED;
+            if self.tick.deadline() > soon.into() {
+                self.tick.as_mut().reset(soon.into());
+            }
+        }
+        let metrics = &self.shared.metrics;
+        if self.pdus_in > 0
+            && let Some(session) = self.exec.session()
+        {
+            session.active_ms.store(UnixMillis::now().0, Relaxed);
+        }
+        metrics.pdus_in.add(std::mem::take(&mut self.pdus_in));
+        metrics.pdus_out.add(self.tx.take_pushed());
+        metrics.writes_out.add(std::mem::take(&mut self.writes));
+    }
+
+    /// Ends the session: what runs on I/O threads comes back first, then others may take its place.
+    async fn end(mut self: Box<Self>, why: &str) {
+        self.settle();
+        while self.exec.in_flight() > 0 {
+            match self.completions.recv().await {
+                Some(end) => self.exec.came_back(&end),
+                None => break,
+            }
+        }
+        self.shared.metrics.sessions.take_one();
+        let (read_bytes, written_bytes) = self.exec.totals();
+        if let Some(session) = self.exec.session() {
+            tracing::debug!(node = %session.node.name, peer = %self.peer, why, "session ended");
+            let event = EventKind::Logout {
+                session: session.tsih,
+                why: why.to_owned(),
+                read_bytes,
+                written_bytes,
+            };
+            let bus = self.shared.targets.head().bus();
+            bus.publish(Some(&session.node.name), event);
+        }
+        self.exec.release();
+        let Self {
+            mut stream,
+            notes,
+            leavers,
+            clears,
+            ..
+        } = *self;
+        // Whoever waits for this session learns it by these ends.
+        drop((notes, leavers, clears));
+        if why == "logout" {
+            linger(&mut stream).await;
+        }
+    }
+}
+
+impl Direct {
+    /// Where the rest of the segment goes; none when nobody wants it or nothing is missing.
+    fn space<'a>(&'a mut self, conn: &'a mut Connection) -> Option<&'a mut [u8]> {
+        let whole = match &mut self.into {
+            Into::Own(buffer) => &mut buffer[..],
+            Into::Task(place) => conn.room(*place, self.len)?,
+        };
+        whole.get_mut(self.filled..).filter(|rest| !rest.is_empty())
+    }
+}
+
+/// `Future::poll` of a pinned sleep, under a name that does not collide.
+trait PollReady {
+    fn poll_ready(self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl PollReady for Pin<&mut Sleep> {
+    fn poll_ready(self, cx: &mut Context<'_>) -> Poll<()> {
+        Future::poll(self, cx)
+    }
+}

@@ -1,0 +1,601 @@
+//! Carries out what the connection machine asks for: the logical unit's answers, warm reads at once, and
+//! everything that may block on the store's pool. Used by one connection's task only.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::{Connection, Event, Management, Output, TaskId};
+use super::driver::{Handle, Note};
+use super::login::Ask;
+use super::ops;
+use super::server::Shared;
+use super::target::{LUNS, Session, Unit};
+use crate::events::EventKind;
+use crate::limits;
+use crate::scsi::{self, BlockOp, Outcome, Reply, Step, status};
+use crate::store::{Buffer, ErrorKind, Payload, Volume};
+use crate::units::{ByteRange, UnixMillis};
+
+/// Something that ended elsewhere.
+#[derive(Debug)]
+pub(super) enum Completion {
+    /// A job of the pool.
+    Io(Vec<Finished>),
+    /// Other sessions have ended what a management function names, or did not in time.
+    Others(u32, Management, bool),
+    /// The sessions that a PREEMPT AND ABORT names have ended their tasks: its reply may go.
+    Preempted(TaskId, Reply),
+}
+
+/// One block operation that was run.
+#[derive(Debug)]
+pub(super) struct Finished {
+    task: TaskId,
+    outcome: Outcome,
+    error: Option<ErrorKind>,
+    payload: Option<Payload>,
+    /// Comes back so that this thread's free list gets it.
+    buffer: Option<Buffer>,
+    written: u64,
+    read: bool,
+}
+
+#[derive(Debug)]
+struct Item {
+    task: TaskId,
+    op: BlockOp,
+    data: Option<(Buffer, usize)>,
+}
+
+/// Waits for memory, since then.
+#[derive(Debug)]
+struct Deferred {
+    since: Instant,
+    task: TaskId,
+    what: Wanted,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    Data(usize),
+    Read(u64, ByteRange),
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    reads: u64,
+    read_bytes: u64,
+    writes: u64,
+    written_bytes: u64,
+    warm: u64,
+    cold: u64,
+    busy: u64,
+}
+
+/// The worker side of one connection.
+#[derive(Debug)]
+pub(super) struct Executor {
+    shared: Arc<Shared>,
+    ask: Ask,
+    portal: SocketAddr,
+    session: Option<Session>,
+    done: mpsc::UnboundedSender<Completion>,
+    batch: Vec<Item>,
+    deferred: VecDeque<Deferred>,
+    deferred_bytes: usize,
+    in_flight: usize,
+    /// Bytes booked in the server's budget.
+    booked: usize,
+    counts: Counts,
+    session_read: u64,
+    session_written: u64,
+    /// Set when the volume can serve this session no longer.
+    lost: Option<&'static str>,
+    told_failure: bool,
+}
+
+impl Executor {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        ask: Ask,
+        portal: SocketAddr,
+        session: Option<Session>,
+        done: mpsc::UnboundedSender<Completion>,
+    ) -> Self {
+        Self {
+            shared,
+            ask,
+            portal,
+            session,
+            done,
+            batch: Vec::new(),
+            deferred: VecDeque::new(),
+            deferred_bytes: 0,
+            in_flight: 0,
+            booked: 0,
+            counts: Counts::default(),
+            session_read: 0,
+            session_written: 0,
+            lost: None,
+            told_failure: false,
+        }
+    }
+
+    /// Jobs that have not come back.
+    pub(super) const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Why the session must end, when its volume is lost.
+    pub(super) const fn lost(&self) -> Option<&'static str> {
+        self.lost
+    }
+
+    pub(super) const fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Bytes read and written in this session.
+    pub(super) const fn totals(&self) -> (u64, u64) {
+        (self.session_read, self.session_written)
+    }
+
+    /// Does what `output` says and tells the connection.
+    pub(super) fn act(&mut self, output: Output, conn: &mut Connection, now: Instant) {
+        match output {
+            Output::Execute(task, lun) => {
+                let step = self.begin(conn, task, lun);
+                self.step(task, step, conn, now);
+            }
+            Output::DataReady(task, lun) => {
+                let step = self.data_out(conn, task, lun);
+                self.step(task, step, conn, now);
+            }
+            Output::WantData(task, bytes) => self.want(conn, task, bytes, now),
+            Output::Run(task, lun, BlockOp::Read(range)) => self.read(conn, task, lun, range, now),
+            Output::Run(task, _, op) => {
+                let data = conn.take_data(task);
+                let plain = ops::is_plain_write(&op);
+                let item = Item { task, op, data };
+                if plain {
+                    self.batch.push(item);
+                    if self.batch.len() == limits::WRITES_PER_JOB {
+                        self.submit_batch(conn, now);
+                    }
+                } else {
+                    self.submit(vec![item], conn, now);
+                }
+            }
+            Output::Manage(number, management) => self.manage(number, management, conn, now),
+            Output::SendTargets(scope) => {
+                let list = self.shared.targets.list(&scope, &self.ask, self.portal);
+                conn.apply(Event::Listed(list), now);
+            }
+            // The driver keeps these for itself.
+            Output::Send(_) | Output::Cleared(_) | Output::Close(_) => {}
+        }
+    }
+
+    fn unit(&self, lun: u64) -> Option<&Unit> {
+        let unit = self.session.as_ref()?.unit.as_ref()?;
+        (super::connection::lun_number(lun)? == unit.lun).then_some(unit)
+    }
+
+    fn begin(&self, conn: &Connection, task: TaskId, lun: u64) -> Step {
+        let cdb = conn.cdb(task);
+        let (Some(unit), Some(session)) = (self.unit(lun), &self.session) else {
+            return Step::Reply(scsi::absent_lun(cdb, &LUNS));
+        };
+        let mut device = unit.device();
+        match device.begin(session.nexus, cdb) {
+            Step::Data { len, exact: true } if conn.expected_out(task) != len => {
+                Step::Reply(device.wrong_data_size(cdb))
+            }
+            step => step,
+        }
+    }
+
+    /// Hands the logical unit's word on. A reply that first ends tasks of other sessions waits for them.
+    fn step(&self, task: TaskId, step: Step, conn: &mut Connection, now: Instant) {
+        match step {
+            Step::Reply(reply) if !reply.abort.is_empty() => self.preempt(task, reply),
+            step => conn.apply(Event::Step(task, step), now),
+        }
+    }
+
+    fn preempt(&self, task: TaskId, reply: Reply) {
+        let named = |session: &Session| session.named(&reply.abort);
+        let others = self.session.as_ref().map_or_else(Vec::new, named);
+        let lun = self.session.as_ref().and_then(|s| s.unit.as_ref()).map(|u| u.lun);
+        let waits = clear(&others, lun);
+        let report = self.done.clone();
+        tokio::task::spawn_local(async move {
+            // Too slow or not, the reservation has changed hands: the reply tells so.
+            let _ = tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, all(waits)).await;
+            let _ = report.send(Completion::Preempted(task, reply));
+        });
+    }
+
+    fn data_out(&self, conn: &Connection, task: TaskId, lun: u64) -> Step {
+        let (cdb, data) = (conn.cdb(task), conn.data(task));
+        match (self.unit(lun), &self.session) {
+            (Some(unit), Some(session)) => unit.device().data_out(session.nexus, cdb, data),
+            _ => Step::Reply(scsi::absent_lun(cdb, &LUNS)),
+        }
+    }
+
+    /// The logical unit's word on an outcome.
+    fn conclude(&self, conn: &Connection, task: TaskId, outcome: Outcome) -> Reply {
+        let session = self.session.as_ref();
+        match session.and_then(|s| Some((s.nexus, s.unit.as_ref()?))) {
+            Some((nexus, unit)) if !conn.is_aborted(task) => {
+                unit.device().done(nexus, conn.cdb(task), outcome)
+            }
+            _ => Reply::default(),
+        }
+    }
+
+    /// A READ: from memory at once, else by an I/O thread.
+    fn read(
+        &mut self,
+        conn: &mut Connection,
+        task: TaskId,
+        lun: u64,
+        range: ByteRange,
+        now: Instant,
+    ) {
+        if !self.fits(conn, 0) {
+            self.deferred_bytes += usize::try_from(range.len()).unwrap_or(0);
+            self.defer(task, Wanted::Read(lun, range), now);
+            return;
+        }
+        let Some(unit) = self.unit(lun) else {
+            let reply = scsi::absent_lun(conn.cdb(task), &LUNS);
+            conn.apply(Event::Done(task, reply, None), now);
+            return;
+        };
+        match unit.volume.try_read(range) {
+            Ok(Some(payload)) => {
+                self.counts.warm += 1;
+                self.count_read(payload.len());
+                let reply = self.conclude(conn, task, Outcome::Done);
+                conn.apply(Event::Done(task, reply, Some(payload)), now);
+            }
+            Ok(None) => {
+                self.counts.cold += 1;
+                let op = BlockOp::Read(range);
+                self.submit(
+                    vec![Item {
+                        task,
+                        op,
+                        data: None,
+                    }],
+                    conn,
+                    now,
+                );
+            }
+            Err(e) => {
+                self.failed(e.kind());
+                let outcome = Outcome::Failed(ops::failure(e.kind(), false));
+                let reply = self.conclude(conn, task, outcome);
+                conn.apply(Event::Done(task, reply, None), now);
+            }
+        }
+    }
+
+    fn want(&mut self, conn: &mut Connection, task: TaskId, bytes: usize, now: Instant) {
+        if self.fits(conn, bytes) {
+            conn.apply(Event::Granted(task), now);
+        } else {
+            self.defer(task, Wanted::Data(bytes), now);
+        }
+    }
+
+    /// Bytes that the connection really holds: reads that wait for memory do not have it yet.
+    const fn held(&self, conn: &Connection) -> usize {
+        conn.memory().saturating_sub(self.deferred_bytes)
+    }
+
+    /// True when the connection may hold `more` bytes: always up to its reserve, else within its share and
+    /// the server's budget.
+    fn fits(&self, conn: &Connection, more: usize) -> bool {
+        let held = self.held(conn).saturating_add(more);
+        if held <= limits::CONNECTION_RESERVE {
+            return true;
+        }
+        let others = self.shared.budget.load(Relaxed).saturating_sub(self.booked);
+        let alone = self.booked == 0;
+        (held <= limits::CONNECTION_DATA_MAX || alone)
+            && others.saturating_add(held) <= limits::DATA_BYTES_MAX
+    }
+
+    fn defer(&mut self, task: TaskId, what: Wanted, since: Instant) {
+        self.deferred.push_back(Deferred { since, task, what });
+    }
+
+    /// True while memory is short for this connection.
+    pub(super) fn is_short(&self, conn: &Connection) -> bool {
+        !self.deferred.is_empty() || !self.fits(conn, 0)
+    }
+
+    /// True while no more input should be taken: memory is short, and none will come free by reading on.
+    pub(super) fn is_starved(&self, conn: &Connection) -> bool {
+        self.is_short(conn) && !conn.awaits_data()
+    }
+
+    /// Tries again what waited for memory, oldest first. What waited too long is given back to the initiator:
+    /// commands that hold part of their memory and wait for the rest could otherwise block each other for ever.
+    pub(super) fn retry(&mut self, conn: &mut Connection, now: Instant) {
+        for _ in 0..self.deferred.len() {
+            let Some(next) = self.deferred.pop_front() else {
+                return;
+            };
+            let Deferred { since, task, what } = next;
+            if let Wanted::Read(_, range) = &what {
+                let len = usize::try_from(range.len()).unwrap_or(0);
+                self.deferred_bytes = self.deferred_bytes.saturating_sub(len);
+            }
+            if now.duration_since(since) >= limits::MEMORY_WAIT {
+                self.counts.busy += 1;
+                conn.apply(Event::Done(task, Reply::of_status(status::TASK_SET_FULL), None), now);
+                continue;
+            }
+            let before = self.deferred.len();
+            match what {
+                Wanted::Data(bytes) => self.want(conn, task, bytes, now),
+                Wanted::Read(lun, range) => self.read(conn, task, lun, range, now),
+            }
+            if self.deferred.len() > before {
+                // Back to the front, with its own age.
+                if let Some(mut again) = self.deferred.pop_back() {
+                    again.since = since;
+                    self.deferred.push_front(again);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Sends the gathered writes to an I/O thread.
+    pub(super) fn submit_batch(&mut self, conn: &mut Connection, now: Instant) {
+        if !self.batch.is_empty() {
+            let items = std::mem::take(&mut self.batch);
+            self.submit(items, conn, now);
+        }
+    }
+
+    fn submit(&mut self, items: Vec<Item>, conn: &mut Connection, now: Instant) {
+        let Some(unit) = self.session.as_ref().and_then(|s| s.unit.as_ref()) else {
+            return;
+        };
+        let mut ids = [None; limits::WRITES_PER_JOB];
+        for (id, item) in ids.iter_mut().zip(&items) {
+            *id = Some(item.task);
+        }
+        let volume = Arc::clone(&unit.volume);
+        let done = self.done.clone();
+        let job = Box::new(move || {
+            let finished = items.into_iter().map(|i| i.run(&volume)).collect();
+            // Nobody listens when the connection's task was torn down with its runtime.
+            let _ = done.send(Completion::Io(finished));
+        });
+        if self.shared.pool.submit(job).is_ok() {
+            self.in_flight += 1;
+            return;
+        }
+        for task in ids.into_iter().flatten() {
+            self.counts.busy += 1;
+            conn.apply(Event::Done(task, Reply::of_status(status::BUSY), None), now);
+        }
+    }
+
+    /// Takes in what ended elsewhere.
+    pub(super) fn complete(&mut self, end: Completion, conn: &mut Connection, now: Instant) {
+        match end {
+            Completion::Io(finished) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                for one in finished {
+                    self.finished(one, conn, now);
+                }
+            }
+            Completion::Others(number, management, ended) => {
+                self.managed(number, management, ended, conn, now);
+            }
+            Completion::Preempted(task, reply) => {
+                conn.apply(Event::Step(task, Step::Reply(reply)), now);
+            }
+        }
+    }
+
+    fn finished(&mut self, one: Finished, conn: &mut Connection, now: Instant) {
+        if let Some(kind) = one.error {
+            self.failed(kind);
+        }
+        if one.outcome == Outcome::Done {
+            if one.read {
+                self.count_read(one.payload.as_ref().map_or(0, Payload::len));
+            } else if one.written > 0 {
+                self.counts.writes += 1;
+                self.counts.written_bytes += one.written;
+            }
+        }
+        drop(one.buffer);
+        let reply = self.conclude(conn, one.task, one.outcome);
+        conn.apply(Event::Done(one.task, reply, one.payload), now);
+    }
+
+    fn count_read(&mut self, bytes: usize) {
+        self.counts.reads += 1;
+        self.counts.read_bytes += bytes as u64;
+    }
+
+    /// A fenced volume ends the session; a poisoned or damaged one is told once.
+    fn failed(&mut self, kind: ErrorKind) {
+        match kind {
+            ErrorKind::Fenced => self.lost = Some("fenced"),
+            ErrorKind::Poisoned | ErrorKind::Corrupt if !self.told_failure => {
+                self.told_failure = true;
+                let reason = if kind == ErrorKind::Poisoned {
+                    "a sync of the layer failed; nothing more is acknowledged until it is reset"
+                } else {
+                    "stored bytes are damaged; `reveille image verify` tells which"
+                };
+                if let Some(session) = &self.session {
+                    let reason = reason.to_owned();
+                    let event = EventKind::VolumeFailed { reason };
+                    self.shared
+                        .targets
+                        .head()
+                        .bus()
+                        .publish(Some(&session.node.name), event);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks the other sessions of the target to end their tasks, and waits for them beside the connection.
+    fn manage(&self, number: u32, management: Management, conn: &mut Connection, now: Instant) {
+        let others = self.session.as_ref().map_or_else(Vec::new, Session::others);
+        if others.is_empty() {
+            self.managed(number, management, true, conn, now);
+            return;
+        }
+        let lun = match management {
+            Management::ClearTaskSet(lun) | Management::LunReset(lun) => Some(lun),
+            Management::WarmReset | Management::ColdReset => None,
+        };
+        let waits = clear(&others, lun);
+        let report = self.done.clone();
+        tokio::task::spawn_local(async move {
+            let ended = tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, all(waits)).await;
+            let _ = report.send(Completion::Others(number, management, ended.is_ok()));
+        });
+    }
+
+    fn managed(
+        &self,
+        number: u32,
+        management: Management,
+        ended: bool,
+        conn: &mut Connection,
+        now: Instant,
+    ) {
+        let session = self.session.as_ref();
+        if let (true, Some((nexus, unit))) = (
+            ended,
+            session.and_then(|s| Some((s.nexus, s.unit.as_ref()?))),
+        ) {
+            let mut device = unit.device();
+            match management {
+                Management::ClearTaskSet(_) => device.cleared_by_another(nexus),
+                _ => device.reset(Some(nexus)),
+            }
+        }
+        if ended && management == Management::ColdReset {
+            let others = session.map_or_else(Vec::new, Session::others);
+            for other in others {
+                let _ = other.send(Note::Leave {
+                    why: "target cold reset",
+                    done: None,
+                });
+            }
+        }
+        let response = if ended { 0 } else { 0xff };
+        conn.apply(Event::Managed(number, response), now);
+    }
+
+    /// Books memory and counters, once per batch.
+    pub(super) fn settle(&mut self, conn: &Connection) {
+        let held = self.held(conn);
+        if held > self.booked {
+            self.shared.budget.fetch_add(held - self.booked, Relaxed);
+        } else if held < self.booked {
+            self.shared.budget.fetch_sub(self.booked - held, Relaxed);
+        }
+        self.booked = held;
+        let counts = std::mem::take(&mut self.counts);
+        if counts.reads + counts.writes + counts.cold + counts.busy == 0 {
+            return;
+        }
+        let metrics = &self.shared.metrics;
+        metrics.warm_reads.add(counts.warm);
+        metrics.cold_reads.add(counts.cold);
+        metrics.read_bytes.add(counts.read_bytes);
+        metrics.written_bytes.add(counts.written_bytes);
+        metrics.busy.add(counts.busy);
+        self.session_read += counts.read_bytes;
+        self.session_written += counts.written_bytes;
+        if let Some(session) = &self.session {
+            let now = UnixMillis::now();
+            if counts.reads > 0 {
+                session
+                    .traffic
+                    .add_reads(counts.reads, counts.read_bytes, now);
+            }
+            if counts.writes > 0 {
+                session
+                    .traffic
+                    .add_writes(counts.writes, counts.written_bytes, now);
+            }
+        }
+    }
+
+    /// A job came back after the connection ended.
+    pub(super) fn came_back(&mut self, end: &Completion) {
+        if matches!(end, Completion::Io(_)) {
+            self.in_flight = self.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Gives memory back to the server's budget, and the seat at the target up.
+    pub(super) fn release(&mut self) {
+        self.shared.budget.fetch_sub(self.booked, Relaxed);
+        self.booked = 0;
+        if let Some(session) = self.session.take() {
+            let node = session.node.name.clone();
+            drop(session);
+            self.shared.targets.prune(&node);
+        }
+    }
+}
+
+/// Asks sessions to end their tasks on a LUN, or on all; each wait ends when it did.
+fn clear(others: &[Handle], lun: Option<u16>) -> Vec<oneshot::Receiver<()>> {
+    let ask = |other: &Handle| {
+        let (done, wait) = oneshot::channel();
+        other.send(Note::Clear { lun, done }).ok().map(|()| wait)
+    };
+    others.iter().filter_map(ask).collect()
+}
+
+async fn all(waits: Vec<oneshot::Receiver<()>>) {
+    for wait in waits {
+        // An error means that the other session is gone, and its tasks with it.
+        let _ = wait.await;
+    }
+}
+
+impl Item {
+    fn run(self, volume: &Volume) -> Finished {
+        let data = match &self.data {
+            Some((buffer, len)) => buffer.get(..*len).unwrap_or_default(),
+            None => &[],
+        };
+        let (outcome, payload, error) = ops::run(volume, &self.op, data);
+        Finished {
+            task: self.task,
+            outcome,
+            error,
+            payload,
+            written: ops::written_bytes(&self.op),
+            read: matches!(self.op, BlockOp::Read(_)),
+            buffer: self.data.map(|(buffer, _)| buffer),
+        }
+    }
+}
