@@ -91,7 +91,7 @@ impl Shared {
     }
 
     /// Makes a connection reachable for drain and shutdown.
-    pub(super) fn register(self: &Arc<Self>, handle: Handle) -> Link {
+    pub(super) fn register(self: &Arc<Self>, handle: &Handle) -> Link {
         let number = self.next_link.fetch_add(1, Relaxed);
         lock(&self.links).insert(number, handle.clone());
         // Asked after the entry is made: `stop` either finds the entry or is found here.
