@@ -57,7 +57,7 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Share
         return;
     };
     let (handle, notes) = mpsc::unbounded_channel();
-    let link = shared.register(handle.clone());
+    let link = shared.register(&handle);
     let door = Door::new(stream, peer, handle, notes, Arc::clone(&shared));
     let entered = Box::pin(door.login()).await;
     drop(ticket);

@@ -328,8 +328,9 @@ impl Executor {
         self.is_short(conn) && !conn.awaits_data()
     }
 
-    /// Tries again what waited for memory, oldest first. What waited too long is given back to the initiator:
-    /// commands that hold part of their memory and wait for the rest could otherwise block each other for ever.
+    /// Tries again what waited for memory, oldest first. What waited too long is given back to the
+    /// initiator: commands that hold part of their memory and wait for the rest could otherwise block each
+    /// other for ever.
     pub(super) fn retry(&mut self, conn: &mut Connection, now: Instant) {
         for _ in 0..self.deferred.len() {
             let Some(next) = self.deferred.pop_front() else {

@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream as StdStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -88,12 +91,13 @@ impl Shared {
     }
 
     /// Makes a connection reachable for drain and shutdown.
-    pub(super) fn register(self: &Arc<Self>, handle: Handle) -> Link {
+    pub(super) fn register(self: &Arc<Self>, handle: &Handle) -> Link {
         let number = self.next_link.fetch_add(1, Relaxed);
-        if self.stopped.load(Relaxed) {
+        lock(&self.links).insert(number, handle.clone());
+        // Asked after the entry is made: `stop` either finds the entry or is found here.
+        if self.stopped.load(SeqCst) {
             let _ = handle.send(leave("the head stops"));
         }
-        lock(&self.links).insert(number, handle);
         Link(Arc::clone(self), number)
     }
 
@@ -216,7 +220,7 @@ impl Server {
     }
 
     fn stop(&self) {
-        self.shared.stopped.store(true, Relaxed);
+        self.shared.stopped.store(true, SeqCst);
         for listener in &self.listeners {
             // On Linux this wakes `accept` with an error.
             let _ = listener.shutdown(std::net::Shutdown::Both);
