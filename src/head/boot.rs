@@ -208,9 +208,7 @@ impl Head {
 
     /// The binding that a persistent layer with data stays with, whatever the node's image is now.
     fn kept<'a>(&self, now: &'a Snapshot, record: &NodeRecord) -> Option<&'a Arc<Binding>> {
-        let Some(old) = now.binding(record.layer) else {
-            return None;
-        };
+        let old = now.binding(record.layer)?;
         let both = record.mode == LayerMode::Persistent && old.mode == LayerMode::Persistent;
         // A layer that cannot be read may hold everything: only a reset by hand gives it up.
         let worth =
