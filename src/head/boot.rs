@@ -154,7 +154,7 @@ impl Head {
         let plan = self.plan(&now, record, boot)?;
         // Whoever had the disk open until now has it no more.
         if plan.keep {
-            self.layer_fence(record.layer)?;
+            self.layer_fence(record.layer);
         } else {
             run.half_done = true;
             self.layer_reset(record.layer)?;
@@ -180,7 +180,7 @@ impl Head {
 
     fn plan(&self, now: &Snapshot, record: &NodeRecord, boot: BootId) -> Result<Plan> {
         let at = UnixMillis::now();
-        if let Some(old) = self.kept(now, record)? {
+        if let Some(old) = self.kept(now, record) {
             let binding = Binding {
                 boot,
                 at,
@@ -207,13 +207,14 @@ impl Head {
     }
 
     /// The binding that a persistent layer with data stays with, whatever the node's image is now.
-    fn kept<'a>(&self, now: &'a Snapshot, record: &NodeRecord) -> Result<Option<&'a Arc<Binding>>> {
-        let Some(old) = now.binding(record.layer) else {
-            return Ok(None);
-        };
+    fn kept<'a>(&self, now: &'a Snapshot, record: &NodeRecord) -> Option<&'a Arc<Binding>> {
+        let old = now.binding(record.layer)?;
         let both = record.mode == LayerMode::Persistent && old.mode == LayerMode::Persistent;
-        if !both || old.boot == NO_BOOT || !self.layer_use(record.layer)?.holds_data() {
-            return Ok(None);
+        // A layer that cannot be read may hold everything: only a reset by hand gives it up.
+        let worth =
+            self.layer_use(record.layer).holds_data() || self.layer_trouble(record.layer).is_some();
+        if !both || old.boot == NO_BOOT || !worth {
+            return None;
         }
         let resolved = record.image.as_ref().and_then(|image| now.resolve(image));
         if resolved.is_some_and(|version| version.id != old.image) {
@@ -223,7 +224,7 @@ impl Head {
                 "the persistent layer stays on its image version; `reveille layer reset` moves the node on"
             );
         }
-        Ok(Some(old))
+        Some(old)
     }
 
     fn open_volume(&self, binding: &Binding) -> Result<Arc<crate::store::Volume>> {

@@ -54,6 +54,9 @@ pub struct LayerView {
     /// How much it holds.
     #[serde(flatten)]
     pub held: LayerUse,
+    /// Why it is not served, if so; a reset makes it whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// Throws layers away.
@@ -76,13 +79,11 @@ impl Head {
     pub fn layers(&self, nodes: Option<&str>) -> Result<Vec<LayerView>> {
         let now = self.snapshot();
         let views = self.chosen(&now, nodes)?;
-        views
-            .iter()
-            .map(|node| self.layer_view(&now, node))
-            .collect()
+        let view = |node: &Arc<NodeRecord>| self.layer_view(&now, node);
+        Ok(views.iter().map(view).collect())
     }
 
-    fn layer_view(&self, now: &Snapshot, node: &NodeRecord) -> Result<LayerView> {
+    fn layer_view(&self, now: &Snapshot, node: &NodeRecord) -> LayerView {
         let bound = now.binding(node.layer).filter(|b| b.boot != NO_BOOT);
         let bound = bound.filter(|b| !self.is_lost(b));
         let wanted = node.image.as_ref().and_then(|image| {
@@ -90,7 +91,7 @@ impl Head {
             let other = bound.is_none_or(|b| b.image != version.id);
             other.then(|| format!("{}:{}", image.name, version.version))
         });
-        Ok(LayerView {
+        LayerView {
             node: node.name.clone(),
             layer: node.layer,
             mode: node.mode,
@@ -98,8 +99,9 @@ impl Head {
             wanted,
             boot: bound.map(|b| b.boot),
             since: bound.map(|b| b.at),
-            held: self.layer_use(node.layer)?,
-        })
+            held: self.layer_use(node.layer),
+            trouble: self.layer_trouble(node.layer).map(str::to_owned),
+        }
     }
 
     /// Throws layers away: the nodes' next boots begin from their images. Nodes for which `busy` says that
@@ -125,7 +127,7 @@ impl Head {
             let _run = boot::lock(&run);
             // Void first: no login may take an emptied layer for the disk it had.
             self.make_void(node.layer)?;
-            let held = self.layer_use(node.layer)?;
+            let held = self.layer_use(node.layer);
             self.layer_reset(node.layer)
                 .map_err(|e| e.within(format!("node `{}`", node.name)))?;
             if held.holds_data() && set.len() == 1 {
@@ -140,21 +142,30 @@ impl Head {
         })
     }
 
-    pub(super) fn layer_use(&self, layer: LayerId) -> Result<LayerUse> {
+    pub(super) fn layer_use(&self, layer: LayerId) -> LayerUse {
         let stats = self.store.layers.stats(layer);
-        Ok(LayerUse {
+        LayerUse {
             data_bytes: stats.present_blocks.saturating_mul(BLOCK_BYTES),
             zero_bytes: stats.zero_blocks.saturating_mul(BLOCK_BYTES),
-        })
+        }
+    }
+
+    pub(super) fn layer_trouble(&self, layer: LayerId) -> Option<&'static str> {
+        let stats = self.store.layers.stats(layer);
+        if stats.damaged {
+            return Some("it is damaged on the medium");
+        }
+        stats
+            .poisoned
+            .then_some("a write to the medium failed; it takes no more of them")
     }
 
     pub(super) fn layer_reset(&self, layer: LayerId) -> Result<()> {
         Ok(self.store.layers.reset(layer)?)
     }
 
-    pub(super) fn layer_fence(&self, layer: LayerId) -> Result<()> {
+    pub(super) fn layer_fence(&self, layer: LayerId) {
         self.store.layers.fence(layer);
-        Ok(())
     }
 
     pub(super) fn layer_remove(&self, layer: LayerId) -> Result<()> {

@@ -42,6 +42,7 @@ use crate::limits;
 use crate::names::NodeSet;
 use crate::store::disk::Disk;
 use crate::store::disk_file::RealDisk;
+use crate::store::layer::Recovery;
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
@@ -131,7 +132,7 @@ impl Head {
         let root = state.make_dir("store")?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
         let (store, recovery) = Store::open(&disk, &host_boot)?;
-        tracing::debug!(?recovery, "layers are recovered");
+        tell(&recovery);
         let head = Self {
             bus: Arc::new(Bus::new(last_boot)),
             gate: Gate::default(),
@@ -145,6 +146,17 @@ impl Head {
         };
         head.drop_stray_layers()?;
         Ok(head)
+    }
+
+    /// For an orderly end: all that was acknowledged is made durable, so that the host may go down. What fails
+    /// is logged.
+    pub fn close(&self) {
+        if let Err(error) = self.save_pending() {
+            tracing::warn!(%error, "waiting machines were not written down");
+        }
+        if let Err(error) = self.store.layers.close() {
+            tracing::error!(%error, "a layer was not flushed");
+        }
     }
 
     /// The catalog as it is now.
@@ -200,6 +212,30 @@ impl Head {
             changes.set_counter(CAMPAIGNS, next)?;
             Ok(next)
         })
+    }
+}
+
+/// Tells the operator what the layers' recovery found.
+fn tell(recovery: &Recovery) {
+    let (layers, records) = (recovery.layers, recovery.records);
+    tracing::debug!(
+        layers,
+        records,
+        torn = recovery.torn_tail,
+        "layers are recovered"
+    );
+    for (layer, why) in &recovery.damaged {
+        tracing::error!(%layer, why, "a layer is not served until it is reset");
+    }
+    for note in &recovery.notes {
+        tracing::warn!(note, "recovery of the layers");
+    }
+    if !recovery.lost_volatile.is_empty() {
+        let lost = recovery.lost_volatile.len();
+        tracing::warn!(
+            lost,
+            "ephemeral layers went with the restart of this machine"
+        );
     }
 }
 

@@ -47,6 +47,16 @@ impl Bench {
         self.head = Some(head.unwrap());
     }
 
+    /// The files of a directory of the state are gone when the head is next opened.
+    pub(super) fn lose(&mut self, dir: &str) {
+        self.head = None;
+        let dir = self.top.path().join("state").join(dir);
+        for entry in std::fs::read_dir(dir).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        self.reopen();
+    }
+
     pub(super) fn restart_host(&mut self) {
         self.host_boot.push('+');
         self.reopen();
@@ -512,7 +522,7 @@ fn a_removed_node_takes_its_layer_along() {
     let force = NodeRemove { force: true, ..ask };
     assert_eq!(remove(&force).unwrap().nodes.to_string(), "n[1-2]");
     assert!(disk.volume.read(ByteRange::new(0, 512).unwrap()).is_err());
-    assert!(!bench.head().layer_use(layer).unwrap().holds_data());
+    assert!(!bench.head().layer_use(layer).holds_data());
     refused(bench.login("n1", false), HeadErrorKind::NotFound, &["n1"]);
     // Its name may come back; its layer's number does not.
     bench.add("n1", LayerMode::Persistent);
@@ -532,7 +542,7 @@ fn a_layer_that_no_node_has_is_removed_at_the_next_start() {
     let remove = |changes: &mut crate::catalog::Changes| changes.remove_node(&name("n1"));
     bench.head().catalog.transact(remove).unwrap();
     bench.reopen();
-    assert!(!bench.head().layer_use(layer).unwrap().holds_data());
+    assert!(!bench.head().layer_use(layer).holds_data());
 }
 
 // --- machines that wait ---

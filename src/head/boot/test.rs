@@ -256,3 +256,23 @@ fn nodes_boot_side_by_side() {
         }
     });
 }
+
+#[test]
+fn a_damaged_persistent_layer_is_not_thrown_away_by_a_boot() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512]).unwrap();
+    disk.volume.flush().unwrap();
+    drop(disk);
+    bench.head().close();
+    bench.lose("store/layers/data");
+    assert_eq!(bench.boot("n1").label, "d:1");
+    let trouble = || bench.head().layers(Some("n1")).unwrap().remove(0).trouble;
+    refused(bench.login("n1", false), HeadErrorKind::Internal, &["n1"]);
+    assert!(trouble().is_some());
+    bench.reset("n1");
+    assert_eq!(bench.boot("n1").label, "d:1");
+    assert_eq!(byte(&bench.os("n1"), 0), 1);
+    assert_eq!(trouble(), None);
+}
