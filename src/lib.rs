@@ -7,6 +7,7 @@ pub mod boot;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod events;
 pub mod head;
 pub mod iscsi;

@@ -12,7 +12,7 @@ mod layer;
 mod node;
 mod output;
 mod progress;
-//mod serve;
+mod serve;
 mod status;
 
 use std::io::Write;
@@ -157,7 +157,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     }
     let settings = settings(&cli.global)?;
     if let Command::Serve = cli.command {
-        return Ok(Exit::Good); //serve::run(&settings);
+        return serve::run(&settings);
     }
     crate::telemetry::start_logging("warn");
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -16,10 +16,10 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{App, Board, Live, router};
-use crate::boot::BootServices;
+use crate::boot::{BootServices, Running};
 use crate::config::Settings;
 use crate::head::Head;
-use crate::iscsi::server::Server;
+use crate::iscsi::Server;
 use crate::wave::Waves;
 
 /// What listens where; prints as the one line that says the head is ready.
@@ -73,20 +73,18 @@ async fn serve(
         waves: Waves::start(Arc::clone(&head))?,
         fallbacks: options::fallbacks(settings)?,
     };
-    let iscsi = Server::start(Arc::clone(&head), options::iscsi(settings)).context("iSCSI")?;
-    let boot = match options::boot(settings, &iscsi.local_addresses()) {
-        Some(options) => {
-            let started = BootServices::start(Arc::clone(&head), options).await;
-            Some(started.context("boot services")?)
-        }
-        None => None,
-    };
+    let pool = Arc::clone(head.pool());
+    let iscsi = Server::start(Arc::clone(&head), pool, options::iscsi(settings)).context("iSCSI")?;
+    let boot = options::boot(settings, iscsi.addresses())
+        .map(|options| BootServices::start(Arc::clone(&head), &options))
+        .transpose()
+        .context("boot services")?;
     let app = App::daemon(head, live);
     let api = tokio::spawn(async move { axum::serve(listener, router(app)).await });
     let ready = Ready {
         socket: settings.socket.clone(),
-        iscsi: iscsi.local_addresses(),
-        boot: boot.as_ref().map(ToString::to_string),
+        iscsi: iscsi.addresses().to_vec(),
+        boot: boot.as_ref().map(describe),
     };
     tracing::info!("{ready}");
     announce(&ready);
@@ -105,6 +103,25 @@ async fn serve(
     // The file stays when it cannot be removed; the next start replaces it.
     let _ = std::fs::remove_file(&settings.socket);
     Ok(())
+}
+
+/// `dhcp=...` and so on: where boot services listen.
+fn describe(boot: &Running) -> String {
+    let list = |addresses: &[SocketAddr]| -> String {
+        let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        all.join(",")
+    };
+    let mut text = format!("http={}", boot.http());
+    for (name, addresses) in [
+        ("dhcp", boot.dhcp()),
+        ("pxe", boot.pxe()),
+        ("tftp", boot.tftp()),
+    ] {
+        if !addresses.is_empty() {
+            text += &format!(" {name}={}", list(addresses));
+        }
+    }
+    text
 }
 
 /// Layers in use hold one file each, sessions one socket each: take all descriptors the system grants.

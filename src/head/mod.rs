@@ -179,7 +179,7 @@ impl Head {
 
     /// Threads that may block on the store.
     #[must_use]
-    pub fn pool(&self) -> &Pool {
+    pub fn pool(&self) -> &Arc<Pool> {
         &self.store.pool
     }
 

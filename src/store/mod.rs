@@ -45,7 +45,7 @@ pub struct Store {
     /// What nodes changed over them.
     pub layers: layer::LayerStore,
     /// Threads that may block; for those who must not.
-    pub pool: pool::Pool,
+    pub pool: Arc<Pool>,
 }
 
 impl Store {
@@ -62,7 +62,7 @@ impl Store {
         let store = Self {
             images,
             layers,
-            pool,
+            pool: Arc::new(pool),
         };
         Ok((store, recovery))
     }

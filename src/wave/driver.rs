@@ -46,7 +46,6 @@ pub struct Waves {
 
 #[derive(Debug, Default)]
 struct State {
-    last: u64,
     campaigns: BTreeMap<u64, Machine>,
     /// Campaigns whose effects are still to be carried out.
     active: BTreeSet<u64>,
@@ -69,7 +68,6 @@ impl Waves {
         let mut state = State::default();
         let now = UnixMillis::now();
         for (id, text) in head.campaigns()? {
-            state.last = state.last.max(id);
             match serde_json::from_str::<Machine>(&text) {
                 Ok(mut machine) => {
                     if machine.finished().is_none() {
@@ -109,8 +107,7 @@ impl Waves {
                 )));
             }
         }
-        state.last += 1;
-        let id = state.last;
+        let id = self.head.next_campaign().map_err(|e| CampaignError::Busy(e.to_string()))?;
         let (nodes, wave) = (spec.nodes.len(), spec.wave);
         let owned = spec.nodes.iter().map(|n| (n.name.clone(), id));
         state.owner.extend(owned);

@@ -1,0 +1,66 @@
+//! Which setting reaches which room: all of them on one page.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::api::Fallbacks;
+use crate::boot;
+use crate::config::{DhcpMode, Settings};
+use crate::head::HeadOptions;
+use crate::iscsi;
+use crate::wave::WaveSize;
+
+pub(super) fn head(_: &Settings) -> HeadOptions {
+    HeadOptions::default()
+}
+
+pub(super) fn iscsi(settings: &Settings) -> iscsi::Options {
+    let iscsi = &settings.iscsi;
+    iscsi::Options {
+        listen: iscsi.listen.clone(),
+        iqn_prefix: iscsi.iqn_prefix.clone(),
+        auth: if iscsi.chap {
+            iscsi::Auth::Chap
+        } else {
+            iscsi::Auth::None
+        },
+        mutual: None,
+        redirect: None,
+        workers: (iscsi.workers > 0).then_some(iscsi.workers),
+    }
+}
+
+/// `portals` are the addresses that iSCSI really listens at.
+pub(super) fn boot(settings: &Settings, portals: &[SocketAddr]) -> Option<boot::Options> {
+    let boot = settings.boot.as_ref()?;
+    // A portal on every address is told as "the address that the node reached".
+    let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 3260));
+    let portal = portals.first().copied().unwrap_or(unspecified);
+    Some(boot::Options {
+        interfaces: boot.interfaces.clone(),
+        dhcp: match boot.dhcp {
+            DhcpMode::Proxy => boot::DhcpMode::Proxy,
+            DhcpMode::Server => boot::DhcpMode::Server,
+            DhcpMode::Off => boot::DhcpMode::Off,
+        },
+        range: boot.range,
+        netmask: boot.netmask,
+        router: boot.router,
+        dns: boot.dns.clone(),
+        tftp: boot.tftp,
+        http: boot.http,
+        loaders: boot.loaders.clone(),
+        iqn_prefix: settings.iscsi.iqn_prefix.clone(),
+        portal: boot.portal.unwrap_or(portal),
+        auth: settings.iscsi.chap,
+        ..boot::Options::default()
+    })
+}
+
+pub(super) fn fallbacks(settings: &Settings) -> anyhow::Result<Fallbacks> {
+    let wave = &settings.wave;
+    Ok(Fallbacks {
+        wave: WaveSize::parse(&wave.size).map_err(anyhow::Error::msg)?,
+        timeout_ms: wave.timeout_s.saturating_mul(1000),
+        retries: wave.retries,
+    })
+}
