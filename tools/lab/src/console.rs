@@ -199,15 +199,16 @@ fn cut(text: &[u8], begin: &str, finish: &str) -> Option<Typed> {
     let body = &text[start..];
     let stop = find(body, finish.as_bytes())?;
     let rest = &body[stop + finish.len()..];
-    let code = rest
-        .split(|&b| b == b'-')
-        .next()
-        .filter(|word| word.len() < rest.len())?;
-    let code = std::str::from_utf8(code).ok()?.parse().ok()?;
-    Some(Typed {
-        output: clean(&body[..stop]).trim().to_owned(),
-        code,
-    })
+    let end = rest.iter().position(|&b| b == b'-')?;
+    let code = std::str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+    let output = clean(&body[..stop]);
+    // Where the terminal echoes, the line that prints the second mark is in between.
+    let lines: Vec<&str> = output
+        .lines()
+        .filter(|line| !line.contains("LAB''END"))
+        .collect();
+    let output = lines.join("\n").trim().to_owned();
+    Some(Typed { output, code })
 }
 
 fn find(text: &[u8], pattern: &[u8]) -> Option<usize> {

@@ -151,7 +151,12 @@ impl Lab {
     /// When the namespace cannot be removed.
     pub fn down(&self) -> Result<()> {
         self.net.remove()?;
-        fs::remove_file(self.dir.join("netns")).context("the lab's mark cannot be removed")
+        match fs::remove_file(self.dir.join("netns")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context("the lab's mark cannot be removed")
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,11 @@
 //! The laboratory itself, without a head: networks come and go, machines start, consoles can be typed on.
 //! Root and QEMU are needed: `cargo test -p lab -- --include-ignored` (tools/test does it).
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside any #[test] function"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
