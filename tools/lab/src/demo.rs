@@ -32,7 +32,8 @@ impl Default for Options {
 }
 
 const NODES: [Kind; 4] = [Kind::Bios, Kind::Bios, Kind::BiosChain, Kind::Uefi];
-const SHELL_WAIT: Duration = Duration::from_secs(120);
+// Emulated machines on a busy host take their time.
+const SHELL_WAIT: Duration = Duration::from_secs(300);
 
 /// Runs it; all it started has ended when it returns.
 ///
@@ -142,9 +143,8 @@ fn summary(head: &Head, nodes: usize, boot_s: u64, cpu_s: f64) -> Result<()> {
         "node", "stage", "seconds", "MB read", "MB written"
     );
     for node in list {
-        let line = &node["timeline"];
         let at = |entry: Option<&Value>| entry.and_then(|e| e["at"].as_u64());
-        let stages = line["stages"].as_array();
+        let stages = node["stages"].as_array();
         let first = at(stages.and_then(|s| s.first()));
         let last = at(stages.and_then(|s| s.last()));
         let seconds = match (first, last) {
@@ -154,7 +154,7 @@ fn summary(head: &Head, nodes: usize, boot_s: u64, cpu_s: f64) -> Result<()> {
         println!(
             "{:<8} {:<10} {seconds:>8} {:>10} {:>10}",
             node["node"].as_str().unwrap_or("?"),
-            line["stage"].as_str().unwrap_or("?"),
+            node["stage"].as_str().unwrap_or("?"),
             megabytes(&node["traffic"]["read_bytes"]),
             megabytes(&node["traffic"]["written_bytes"]),
         );

@@ -14,7 +14,7 @@ use std::time::Duration;
 use lab::{Kind, Lab, NodeSpec, golden};
 
 const FIRMWARE_WAIT: Duration = Duration::from_secs(120);
-const BOOT_WAIT: Duration = Duration::from_secs(400);
+const BOOT_WAIT: Duration = Duration::from_secs(600);
 
 fn namespaces() -> String {
     let output = Command::new("ip").args(["netns", "list"]).output().unwrap();
@@ -125,7 +125,7 @@ fn the_golden_image_boots_from_a_local_disk_by_bios_and_by_uefi() {
         let node = lab.add_node(&spec).unwrap();
         node.power_on().unwrap();
         let mut console = node.wait_shell(BOOT_WAIT).unwrap();
-        let limit = Duration::from_secs(60);
+        let limit = Duration::from_secs(180);
         assert_eq!(console.run("echo a; echo b >&2", limit).unwrap(), "a\nb");
         assert_eq!(
             console
