@@ -8,8 +8,9 @@
 
 use std::time::Duration;
 
+use lab::console::Console;
 use lab::head::{power_command, tool};
-use lab::{Console, Head, HeadSpec, Kind, Lab, Node, NodeSpec, golden};
+use lab::{Head, HeadSpec, Kind, Lab, Node, NodeSpec, golden};
 
 // Emulated machines take their time, two at once on a small machine even more.
 const BOOT: &str = "600";
