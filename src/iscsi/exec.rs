@@ -211,7 +211,11 @@ impl Executor {
     fn preempt(&self, task: TaskId, reply: Reply) {
         let named = |session: &Session| session.named(&reply.abort);
         let others = self.session.as_ref().map_or_else(Vec::new, named);
-        let lun = self.session.as_ref().and_then(|s| s.unit.as_ref()).map(|u| u.lun);
+        let lun = self
+            .session
+            .as_ref()
+            .and_then(|s| s.unit.as_ref())
+            .map(|u| u.lun);
         let waits = clear(&others, lun);
         let report = self.done.clone();
         tokio::task::spawn_local(async move {
@@ -343,7 +347,10 @@ impl Executor {
             }
             if now.duration_since(since) >= limits::MEMORY_WAIT {
                 self.counts.busy += 1;
-                conn.apply(Event::Done(task, Reply::of_status(status::TASK_SET_FULL), None), now);
+                conn.apply(
+                    Event::Done(task, Reply::of_status(status::TASK_SET_FULL), None),
+                    now,
+                );
                 continue;
             }
             let before = self.deferred.len();

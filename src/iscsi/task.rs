@@ -152,7 +152,10 @@ impl Task {
             len: wanted_in.min(self.expected_in()),
             sent: 0,
             status: reply.status,
-            sense: reply.sense.map(|s| s.as_slice().to_vec()).unwrap_or_default(),
+            sense: reply
+                .sense
+                .map(|s| s.as_slice().to_vec())
+                .unwrap_or_default(),
             residual: self.residual(wanted_in),
             payload,
         };
@@ -203,7 +206,8 @@ impl Task {
         stream.sent += len;
         let ended = stream.sent == stream.len;
         // Phase collapse only when the S bit tells everything: some initiators read nothing else.
-        let last = ended && stream.status == scsi::status::GOOD && stream.residual == Residual::None;
+        let last =
+            ended && stream.status == scsi::status::GOOD && stream.residual == Residual::None;
         let mut header = Bhs::new(op::DATA_IN);
         let boundary = ended || len == left_in_burst;
         header.put_u8(1, u8::from(boundary) << 7 | u8::from(last));

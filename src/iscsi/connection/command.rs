@@ -93,8 +93,7 @@ impl Connection {
             agreed.first_burst.min(edtl) as usize
         };
         let unasked = flags & FINAL == 0 && agreed.initial_r2t;
-        (immediate > allowed || unasked)
-            .then(|| Reply::check(Sense::UNEXPECTED_UNSOLICITED_DATA))
+        (immediate > allowed || unasked).then(|| Reply::check(Sense::UNEXPECTED_UNSOLICITED_DATA))
     }
 
     /// Keeps immediate data, and makes room for the unsolicited rest when some is announced.

@@ -17,7 +17,10 @@ fn check(burst: &Burst, bhs: &Bhs, solicited: bool) -> Result<(), Sense> {
     if bhs.u32_at(40) != burst.next {
         return Err(Sense::DATA_OFFSET_ERROR);
     }
-    let end = burst.next.checked_add(bhs.data_len()).ok_or(Sense::TOO_MUCH_WRITE_DATA)?;
+    let end = burst
+        .next
+        .checked_add(bhs.data_len())
+        .ok_or(Sense::TOO_MUCH_WRITE_DATA)?;
     let last = bhs.flags() & 0x80 != 0;
     match end.cmp(&burst.end) {
         std::cmp::Ordering::Greater => Err(Sense::TOO_MUCH_WRITE_DATA),
