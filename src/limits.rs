@@ -199,7 +199,7 @@ pub const TFTP_TRANSFERS_MAX: usize = 2048;
 /// A DHCP exchange by firmware after this much silence is a new boot.
 pub const BOOT_QUIET: Duration = Duration::from_secs(60);
 /// Firmware that asks again this long after its boot script was served has been started anew.
-pub const BOOT_RESTART: Duration = Duration::from_secs(3);
+pub const BOOT_RESTART: Duration = Duration::from_secs(1);
 /// A boot script with a secret is answered this long after the machine was last heard.
 pub const SCRIPT_WINDOW: Duration = Duration::from_secs(600);
 /// iPXE that asks this soon after a loader was fetched is that loader.

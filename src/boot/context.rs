@@ -337,7 +337,7 @@ mod test {
         assert!(all.progress(MAC, at(20)).loader_fresh);
         all.polled(MAC, at(21));
         all.script_served(MAC, at(21));
-        assert!(all.firmware(&facts(&ipxe(1, 7)), true, at(22)).is_none());
+        assert!(all.firmware(&facts(&ipxe(1, 7)), true, at(21)).is_none());
     }
 
     #[test]

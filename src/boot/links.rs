@@ -114,6 +114,12 @@ pub(crate) fn port_error(
 ) -> BootError {
     let place = device.map_or_else(String::new, |d| format!(" on {d}"));
     let next = match error.kind() {
+        io::ErrorKind::AddrInUse if what == "DHCP" => {
+            "another DHCP server has it on this machine (see `ss -lunp`). Stop it and let Reveille be the \
+             server (`[boot] dhcp = \"server\"`), or run Reveille's ProxyDHCP on another machine: two \
+             cannot share the port, for each would miss requests meant for the other"
+                .to_owned()
+        }
         io::ErrorKind::AddrInUse => {
             let flag = if what == "HTTP" { "-ltnp" } else { "-lunp" };
             let port = address.port();

@@ -56,6 +56,18 @@ enum Op {
     },
 }
 
+impl Op {
+    // What it changes: a file, or (the largest number) the names.
+    fn inode(&self) -> u64 {
+        match self {
+            Self::Write { inode, .. } | Self::SetLen { inode, .. } | Self::Punch { inode, .. } => {
+                *inode as u64
+            }
+            _ => u64::MAX,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Tape {
     ops: Vec<Op>,
@@ -194,7 +206,11 @@ impl CrashDisk {
             bytes,
         }) = tape.ops.get(moment)
         {
-            image.files[*inode].write(*offset, &bytes[..torn.min(bytes.len())]);
+            // A kill is noticed between pages, so writes of whole sectors are torn between sectors.
+            let whole =
+                (offset % SECTOR as u64 == 0 && bytes.len() % SECTOR == 0).then_some(SECTOR);
+            let torn = torn.min(bytes.len());
+            image.files[*inode].write(*offset, &bytes[..torn - torn % whole.unwrap_or(1)]);
         }
         image.finish(&tape)
     }
@@ -206,8 +222,8 @@ impl CrashDisk {
         let tape = locked(&self.tape);
         let moment = moment.min(tape.ops.len());
         let ops = &tape.ops[..moment];
-        let certain = certain(ops);
-        let units = units(ops, &certain);
+        let (base, open) = split(&tape, ops);
+        let units = units(ops, &open);
         let mut random = Random(seed ^ (moment as u64) << 20);
         let all = 1_u64.checked_shl(u32::try_from(units.len()).unwrap_or(u32::MAX));
         let exhaustive = all.filter(|all| units.len() < 60 && *all <= bound as u64);
@@ -221,7 +237,7 @@ impl CrashDisk {
         (0..cases)
             .map(|case| {
                 let chosen = choose(case, &mut random);
-                build(&tape, ops, &certain, &units, &chosen)
+                build(&tape, ops, &base, &open, &units, &chosen)
             })
             .collect()
     }
@@ -256,15 +272,36 @@ fn certain(ops: &[Op]) -> Vec<bool> {
     out
 }
 
+// The state before the first uncertain operation of each file and of the names, and the operations that
+// come behind: (operation, certain).
+fn split(tape: &Tape, ops: &[Op]) -> (Image, Vec<(usize, bool)>) {
+    let certain = certain(ops);
+    let mut base = Image::begin(tape);
+    let mut open = Vec::new();
+    let mut unsettled = BTreeSet::new();
+    for (at, op) in ops.iter().enumerate() {
+        let of = op.inode();
+        if !certain[at] {
+            unsettled.insert(of);
+        }
+        if unsettled.contains(&of) {
+            open.push((at, certain[at]));
+        } else {
+            base.apply(op);
+        }
+    }
+    (base, open)
+}
+
 // What may be lost on its own: (operation, sector of a write).
-fn units(ops: &[Op], certain: &[bool]) -> Vec<(usize, usize)> {
+fn units(ops: &[Op], open: &[(usize, bool)]) -> Vec<(usize, usize)> {
     let mut out = Vec::new();
-    for (at, op) in ops.iter().enumerate().filter(|(at, _)| !certain[*at]) {
-        let sectors = match op {
+    for (at, _) in open.iter().filter(|(_, certain)| !certain) {
+        let count = match &ops[*at] {
             Op::Write { offset, bytes, .. } => sectors(*offset, bytes.len()),
             _ => 1,
         };
-        out.extend((0..sectors).map(|sector| (at, sector)));
+        out.extend((0..count).map(|sector| (*at, sector)));
     }
     out
 }
@@ -284,19 +321,13 @@ fn piece(offset: u64, len: usize, sector: usize) -> std::ops::Range<usize> {
 }
 
 fn sample(case: u64, ops: &[Op], units: &[(usize, usize)], random: &mut Random) -> Vec<bool> {
-    let of_file = |op: &Op| match op {
-        Op::Write { inode, .. } | Op::SetLen { inode, .. } | Op::Punch { inode, .. } => {
-            *inode as u64
-        }
-        _ => u64::MAX,
-    };
     let salt = random.number();
     let cut = random.below(units.len() as u64 + 1);
     let keep = |i: usize, at: usize, random: &mut Random| match case {
         0 => false,
         1 => true,
         // Some files got everything, others nothing.
-        n if n % 4 == 0 => Random(salt ^ of_file(&ops[at])).number() & 1 == 1,
+        n if n % 4 == 0 => Random(salt ^ ops[at].inode()).number() & 1 == 1,
         // In order up to a point.
         n if n % 4 == 1 => (i as u64) < cut,
         n if n % 4 == 2 => random.below(8) != 0,
@@ -312,20 +343,21 @@ fn sample(case: u64, ops: &[Op], units: &[(usize, usize)], random: &mut Random) 
 fn build(
     tape: &Tape,
     ops: &[Op],
-    certain: &[bool],
+    base: &Image,
+    open: &[(usize, bool)],
     units: &[(usize, usize)],
     chosen: &[bool],
 ) -> MemoryDisk {
-    let mut image = Image::begin(tape);
+    let mut image = base.clone();
     let mut unit = 0;
-    for (at, op) in ops.iter().enumerate() {
-        if certain[at] {
-            image.apply(op);
+    for (at, certain) in open {
+        if *certain {
+            image.apply(&ops[*at]);
             continue;
         }
-        while let Some((_, sector)) = units.get(unit).filter(|(of, _)| *of == at) {
+        while let Some((_, sector)) = units.get(unit).filter(|(of, _)| of == at) {
             if chosen[unit] {
-                image.apply_part(op, *sector);
+                image.apply_part(&ops[*at], *sector);
             }
             unit += 1;
         }
@@ -333,6 +365,7 @@ fn build(
     image.finish(tape)
 }
 
+#[derive(Clone)]
 struct Image {
     names: BTreeMap<String, usize>,
     files: Vec<Sparse>,
@@ -625,7 +658,7 @@ mod test {
         let torn = disk.process_kill(disk.moment() - 1, 700);
         assert_eq!(
             contents(&torn, "d/a").unwrap(),
-            [vec![2; 700], vec![1; 324]].concat()
+            [vec![2; 512], vec![1; 512]].concat()
         );
     }
 

@@ -11,7 +11,8 @@ const PAGE: u64 = 4096;
 /// Bytes of a file: only the pages that were written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sparse {
-    pages: BTreeMap<u64, Box<[u8]>>,
+    // Shared by copies until one of them writes.
+    pages: BTreeMap<u64, Arc<[u8; PAGE as usize]>>,
     len: u64,
 }
 
@@ -55,7 +56,8 @@ impl Sparse {
             let held = self
                 .pages
                 .entry(page)
-                .or_insert_with(|| vec![0; PAGE as usize].into());
+                .or_insert_with(|| Arc::new([0; PAGE as usize]));
+            let held = Arc::make_mut(held);
             held[at..at + n].copy_from_slice(&bytes[from..from + n]);
         });
         if !bytes.is_empty() {
@@ -93,7 +95,7 @@ impl Sparse {
             } else if let Some(bytes) = self.pages.get_mut(&page) {
                 let (from, to) = (usize::try_from(from), usize::try_from(to));
                 if let (Ok(from), Ok(to)) = (from, to) {
-                    bytes[from..to].fill(0);
+                    Arc::make_mut(bytes)[from..to].fill(0);
                 }
             }
         }

@@ -93,11 +93,13 @@ impl Log {
     pub(super) fn append(&mut self, entries: &[Entry]) -> Result<Mark> {
         let (bytes, mark) = self.frames(entries);
         if mark.end > self.ahead && self.step > 0 {
-            let len = mark.end.next_multiple_of(self.step) - self.ahead;
-            let zeros = vec![0; usize::try_from(len).unwrap_or(0)];
+            // Never over frames: zeros that could not be written once leave `ahead` behind the mark.
+            let from = self.ahead.max(self.mark.end);
+            let to = mark.end.next_multiple_of(self.step);
+            let zeros = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
             // Only speed is lost when there is no room for it.
-            if self.file.write_at(self.ahead, &zeros).is_ok() {
-                self.ahead += len;
+            if self.file.write_at(from, &zeros).is_ok() {
+                self.ahead = to;
             }
         }
         self.file.write_at(self.mark.end, &bytes)?;
