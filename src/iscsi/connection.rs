@@ -10,7 +10,7 @@
 mod command;
 mod data;
 mod manage;
-mod text;
+mod talk;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,12 +19,15 @@ use std::time::{Duration, Instant};
 
 pub use manage::lun_number;
 
-use super::params::Negotiated;
+use super::params::{Negotiated, SessionType};
 use super::pdu::{BHS_BYTES, Bhs, RESERVED_TAG, op};
+use super::serial::{CmdSn, StatSn};
 use super::session::{Arrival, Numbers};
 pub use super::task::TaskId;
 use super::task::{Tasks, clip};
+use super::text::{self, Text};
 use crate::limits;
+use crate::names::Iqn;
 use crate::scsi::{BlockOp, Reply, Step};
 use crate::store::{Buffer, Payload};
 use crate::units::ByteRange;
@@ -45,8 +48,10 @@ mod reason {
 pub struct Options {
     /// What was agreed.
     pub negotiated: Negotiated,
-    /// A discovery session: no SCSI.
-    pub discovery: bool,
+    /// The session's target; none in a discovery session, where there is no SCSI.
+    pub target: Option<Iqn>,
+    /// Portal group, as SendTargets tells it.
+    pub portal_group: u16,
     /// Connection id.
     pub cid: u16,
     /// CmdSN of the first command.
@@ -57,6 +62,15 @@ pub struct Options {
     pub luns: Vec<u16>,
     /// The initiator is not firmware: it may be pinged, and told of a drain (dossier 0.7, 0.8).
     pub talkative: bool,
+}
+
+impl Options {
+    const fn session_type(&self) -> SessionType {
+        match self.target {
+            Some(_) => SessionType::Normal,
+            None => SessionType::Discovery,
+        }
+    }
 }
 
 /// What the machine hears.
@@ -81,8 +95,8 @@ pub enum Event<'a> {
     Done(TaskId, Reply, Option<Payload>),
     /// The end of `Manage`: response code (RFC 7143 11.6.1).
     Managed(u32, u8),
-    /// The answer to `SendTargets`: text in pairs, each ended by a zero byte.
-    Listed(Vec<u8>),
+    /// The answer to `SendTargets`.
+    Listed(Vec<text::Found>),
     /// Another session cleared or reset a logical unit (or all): end its tasks silently, then `Cleared`.
     ClearedByOther {
         /// Which; all when none.
@@ -150,6 +164,16 @@ impl Data {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Its bytes in order; some pieces may be empty.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let (inline, payload) = match self {
+            Self::None => (&[][..], None),
+            Self::Inline(bytes) => (&bytes[..], None),
+            Self::Payload(payload, range) => (&[][..], Some(payload.pieces(range.clone()))),
+        };
+        std::iter::once(inline).chain(payload.into_iter().flatten())
+    }
 }
 
 /// What the shell must do next.
@@ -167,8 +191,8 @@ pub enum Output {
     Run(TaskId, u64, BlockOp),
     /// Carry out a management function beyond this connection, then `Event::Managed`.
     Manage(u32, Management),
-    /// Build the list of targets, then `Event::Listed`.
-    SendTargets(Scope),
+    /// Find these targets, then `Event::Listed`.
+    SendTargets(text::Wanted),
     /// The tasks that `ClearedByOther` named are over.
     Cleared(u64),
     /// Close the connection, after what was sent is flushed.
@@ -186,17 +210,6 @@ pub enum Management {
     WarmReset,
     /// TARGET COLD RESET: all connections are closed afterwards.
     ColdReset,
-}
-
-/// What SendTargets asked for (RFC 7143 appendix C).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Every target this initiator may use.
-    All,
-    /// The target of this session.
-    Own,
-    /// This one.
-    Named(String),
 }
 
 /// Why a connection ends.
@@ -317,7 +330,9 @@ pub struct Connection {
     next_function: u32,
     tombstones: [u32; limits::TOMBSTONES],
     next_tombstone: usize,
-    text: Option<text::Exchange>,
+    text: Text,
+    /// The text request that waits for `Event::Listed` was an immediate one.
+    text_immediate: bool,
     rejects: u32,
     rejects_since: Option<Instant>,
     ping: Ping,
@@ -331,8 +346,11 @@ impl Connection {
     pub fn new(options: Options) -> Self {
         Self {
             state: State::Open,
-            numbers: Numbers::new(options.cmd_sn, options.stat_sn, limits::COMMAND_WINDOW),
-            options,
+            numbers: Numbers::new(
+                CmdSn(options.cmd_sn),
+                StatSn(options.stat_sn),
+                limits::COMMAND_WINDOW,
+            ),
             tasks: Tasks::default(),
             actions: VecDeque::new(),
             urgent: VecDeque::new(),
@@ -348,12 +366,19 @@ impl Connection {
             next_function: 0,
             tombstones: [RESERVED_TAG; limits::TOMBSTONES],
             next_tombstone: 0,
-            text: None,
+            text: Text::new(
+                options.session_type(),
+                options.target.clone(),
+                options.portal_group,
+                &options.negotiated,
+            ),
+            text_immediate: false,
             rejects: 0,
             rejects_since: None,
             ping: Ping::Untried,
             heard: None,
             drain_until: None,
+            options,
         }
     }
 
@@ -523,9 +548,8 @@ impl Connection {
         } else {
             self.numbers.stat_sn()
         };
-        header.put_u32(24, stat_sn);
-        header.put_u32(28, self.numbers.exp_cmd_sn());
-        header.put_u32(32, self.numbers.max_cmd_sn());
+        let (first, last) = (self.numbers.exp_cmd_sn(), self.numbers.max_cmd_sn());
+        header.put_sequence(stat_sn.0, first.0, last.0);
     }
 
     fn pdu(&mut self, bhs: &Bhs, ahs: &[u8], data: Incoming<'_>, intact: bool, now: Instant) {
@@ -541,10 +565,10 @@ impl Connection {
             return;
         }
         match bhs.opcode() {
-            op::SCSI_COMMAND if !self.options.discovery => self.command(bhs, ahs, data, now),
-            op::TASK_MANAGEMENT if !self.options.discovery => self.manage(bhs, now),
+            op::SCSI_COMMAND if self.options.target.is_some() => self.command(bhs, ahs, data, now),
+            op::TASK_MANAGEMENT if self.options.target.is_some() => self.manage(bhs, now),
             op::NOP_OUT => self.nop(bhs, data.bytes()),
-            op::TEXT => self.text(bhs, data.bytes(), now),
+            op::TEXT => self.talk(bhs, data.bytes(), now),
             op::LOGOUT => self.logout(bhs, now),
             op::SNACK => self.reject(bhs, reason::SNACK, now),
             op::LOGIN | op::DATA_OUT => self.reject(bhs, reason::PROTOCOL, now),
@@ -570,7 +594,7 @@ impl Connection {
             }
             return true;
         }
-        match self.numbers.place(bhs.u32_at(24)) {
+        match self.numbers.place(CmdSn(bhs.cmd_sn())) {
             Arrival::InOrder => {
                 self.numbers.take();
                 true

@@ -3,6 +3,7 @@
 
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,12 +17,13 @@ use tokio::time::Sleep;
 
 use super::connection::{Connection, Event, Incoming, Options, Output, Place};
 use super::exec::{Completion, Executor};
+use super::frame::{Decoder, Encoder, Head, TRAILER_BYTES_MAX};
 use super::login::Established;
 use super::login_driver::Door;
-use super::pdu::{Bhs, op};
+use super::pdu::op;
 use super::rx::{Found, Frame, Rx};
 use super::server::Shared;
-use super::target::{LUNS, Session};
+use super::target::{LUNS, PORTAL_GROUP, Session};
 use super::tx::Tx;
 use crate::events::{EventKind, InitiatorKind};
 use crate::limits;
@@ -78,11 +80,10 @@ pub(super) async fn linger(stream: &mut TcpStream) {
 /// A data segment on its way to where it belongs.
 #[derive(Debug)]
 struct Direct {
-    bhs: Bhs,
+    head: Head,
     ahs: Vec<u8>,
     into: Into,
     filled: usize,
-    len: usize,
 }
 
 #[derive(Debug)]
@@ -126,13 +127,15 @@ impl Feature {
         let portal = door.stream.local_addr().ok()?;
         let agreed = new.negotiated.clone();
         let mut rx = door.rx;
-        rx.full_feature(agreed.header_digest, agreed.data_digest);
-        let tx = Tx::new(agreed.header_digest, agreed.data_digest);
+        rx.expect(Decoder::full_feature(&agreed));
+        rx.hand_out_heads();
+        let tx = Tx::new(Encoder::full_feature(&agreed));
         let discovery = session.is_none();
         let kind = session.as_ref().map(|s| s.kind);
         let conn = Connection::new(Options {
             negotiated: agreed,
-            discovery,
+            target: new.ask.target.clone().filter(|_| !discovery),
+            portal_group: PORTAL_GROUP,
             cid: new.cid,
             cmd_sn: new.cmd_sn,
             stat_sn: new.stat_sn,
@@ -298,7 +301,7 @@ impl Feature {
                 match self.rx.next() {
                     Found::More => break,
                     Found::Whole(frame) => self.frame(&frame),
-                    Found::Head(frame) => self.start_direct(&frame),
+                    Found::Head(head, ahs) => self.start_direct(head, ahs),
                     Found::Broken(why) => {
                         self.ended = Some(format!("error: {why}"));
                         break;
@@ -331,20 +334,17 @@ impl Feature {
     }
 
     /// A long data segment begins: it is read to where it belongs.
-    fn start_direct(&mut self, frame: &Frame) {
-        let bhs = frame.bhs;
-        let len = bhs.data_len() as usize;
-        let into = if bhs.opcode() == op::DATA_OUT {
-            Into::Task(self.conn.data_out(&bhs, self.now))
+    fn start_direct(&mut self, head: Head, ahs: Range<usize>) {
+        let into = if head.bhs.opcode() == op::DATA_OUT {
+            Into::Task(self.conn.data_out(&head.bhs, self.now))
         } else {
-            Into::Own(Buffer::take(len))
+            Into::Own(Buffer::take(head.data_len()))
         };
         self.direct = Some(Direct {
-            bhs,
-            ahs: self.rx.bytes(frame.ahs.clone()).to_vec(),
+            head,
+            ahs: self.rx.bytes(ahs).to_vec(),
             into,
             filled: 0,
-            len,
         });
     }
 
@@ -353,7 +353,8 @@ impl Feature {
         let Some(direct) = self.direct.as_mut() else {
             return false;
         };
-        let part = self.rx.take(direct.len - direct.filled);
+        let len = direct.head.data_len();
+        let part = self.rx.take(len - direct.filled);
         if !part.is_empty() {
             let n = part.len();
             if let Some(space) = direct.space(&mut self.conn) {
@@ -361,14 +362,14 @@ impl Feature {
             }
             direct.filled += n;
         }
-        let trailer = self.rx.trailer(direct.len);
-        if direct.filled < direct.len || self.rx.len() < trailer {
+        let trailer = direct.head.trailer_len();
+        if direct.filled < len || self.rx.len() < trailer {
             return false;
         }
         let Some(direct) = self.direct.take() else {
             return false;
         };
-        let mut tail = [0; 8];
+        let mut tail = [0; TRAILER_BYTES_MAX];
         tail[..trailer].copy_from_slice(self.rx.take(trailer));
         self.complete_direct(direct, &tail[..trailer]);
         true
@@ -376,12 +377,13 @@ impl Feature {
 
     fn complete_direct(&mut self, direct: Direct, trailer: &[u8]) {
         self.pdus_in += 1;
+        let head = direct.head;
         match direct.into {
             Into::Own(buffer) => {
                 let event = Event::Pdu {
-                    bhs: &direct.bhs,
+                    bhs: &head.bhs,
                     ahs: &direct.ahs,
-                    intact: self.rx.is_intact(&buffer, trailer),
+                    intact: head.is_intact(&buffer, trailer),
                     data: Incoming::Owned(buffer),
                 };
                 self.conn.apply(event, self.now);
@@ -390,9 +392,9 @@ impl Feature {
                 // The bytes of a task that ended meanwhile went nowhere: nothing to check.
                 let intact = self
                     .conn
-                    .room(place, direct.len)
-                    .is_none_or(|data| self.rx.is_intact(data, trailer));
-                self.conn.landed(&direct.bhs, place, intact, self.now);
+                    .room(place, head.data_len())
+                    .is_none_or(|data| head.is_intact(data, trailer));
+                self.conn.landed(&head.bhs, place, intact, self.now);
             }
         }
     }
@@ -554,7 +556,7 @@ impl Direct {
     fn space<'a>(&'a mut self, conn: &'a mut Connection) -> Option<&'a mut [u8]> {
         let whole = match &mut self.into {
             Into::Own(buffer) => &mut buffer[..],
-            Into::Task(place) => conn.room(*place, self.len)?,
+            Into::Task(place) => conn.room(*place, self.head.data_len())?,
         };
         whole.get_mut(self.filled..).filter(|rest| !rest.is_empty())
     }

@@ -172,8 +172,8 @@ impl Executor {
                 }
             }
             Output::Manage(number, management) => self.manage(number, management, conn, now),
-            Output::SendTargets(scope) => {
-                let list = self.shared.targets.list(&scope, &self.ask, self.portal);
+            Output::SendTargets(wanted) => {
+                let list = self.shared.targets.list(&wanted, &self.ask, self.portal);
                 conn.apply(Event::Listed(list), now);
             }
             // The driver keeps these for itself.

@@ -1,17 +1,15 @@
-//! Bytes to PDUs and back (RFC 7143 11.1, 11.2): header, additional header segments, padding, digests.
+//! The shape of a PDU on the wire (RFC 7143 11.1, 11.2): header, additional header segments, padding,
+//! digests. Both sides use it: the target and the initiator of this crate.
 //!
-//! Never does I/O and never copies a data segment. The shell keeps an [`Inbox`]; the [`Decoder`] looks
-//! at its bytes and says where things lie.
+//! Never does I/O and never copies a data segment. `rx.rs` keeps received bytes and asks the [`Decoder`]
+//! what they are; `tx.rs` keeps what is to be sent and asks the [`Encoder`] what goes around it.
 //!
 //! ```text
 //!  BHS 48 | AHS 4 x n | header digest 0/4 | data | pad 0..3 | data digest 0/4
 //!  '--------- header_len --------------'  '------ data_len + trailer_len ---'
 //! ```
 //!
-//! Two ways to take a PDU: `next` waits until it is whole in the buffer and yields ranges; `head` yields
-//! as soon as the header is complete, so that a large payload can be read straight to where it belongs
-//! while a [`Payload`] checks it. Every length is checked against the limit in force before anyone
-//! makes room for it.
+//! Every length is checked against the limit in force before anyone makes room for it.
 
 use std::ops::Range;
 
@@ -26,6 +24,11 @@ const DIGEST_BYTES: usize = 4;
 const LOGIN_DATA_MAX: u32 = TEXT_CHAIN_MAX as u32;
 /// Largest AHS: 255 words (RFC 7143 11.2.1.5).
 pub const AHS_BYTES_MAX: usize = 255 * 4;
+
+/// A header with its digest, without AHS.
+pub const HEADER_BYTES_MAX: usize = BHS_BYTES + DIGEST_BYTES;
+/// Longest padding with a digest.
+pub const TRAILER_BYTES_MAX: usize = 3 + DIGEST_BYTES;
 
 /// Bytes that fill `len` up to the next multiple of four.
 #[must_use]
@@ -108,28 +111,6 @@ impl Decoder {
             data_digest: self.data_digest && bhs.data_len() > 0,
         }))
     }
-
-    /// The PDU that `bytes` begins with, once it is whole there.
-    #[must_use]
-    pub fn next(&self, bytes: &[u8]) -> Step {
-        match self.head(bytes) {
-            Err(violation) => Step::Violation(violation),
-            Ok(Headed::Need(len)) => Step::Need(len),
-            Ok(Headed::Ready(head)) if bytes.len() < head.total() => Step::Need(head.total()),
-            Ok(Headed::Ready(head)) => {
-                let mut payload = head.payload();
-                payload.take(&bytes[head.data()]);
-                let trailer = &bytes[head.data().end..head.total()];
-                Step::Pdu(Pdu {
-                    bhs: head.bhs,
-                    ahs: head.ahs(),
-                    data: head.data(),
-                    total: head.total(),
-                    data_intact: payload.finish(trailer),
-                })
-            }
-        }
-    }
 }
 
 /// What [`Decoder::head`] found.
@@ -139,32 +120,6 @@ pub enum Headed {
     Need(usize),
     /// The header is complete and sound.
     Ready(Head),
-}
-
-/// What [`Decoder::next`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The buffer must hold this many bytes, counted from the PDU's first.
-    Need(usize),
-    /// A whole PDU.
-    Pdu(Pdu),
-    /// The stream cannot be trusted any more: close the connection.
-    Violation(Violation),
-}
-
-/// A whole PDU; ranges count from its first byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pdu {
-    /// Header.
-    pub bhs: Bhs,
-    /// Additional header segments.
-    pub ahs: Range<usize>,
-    /// Data segment, without padding.
-    pub data: Range<usize>,
-    /// Bytes of the whole PDU.
-    pub total: usize,
-    /// False when the data digest does not match: Reject reason 0x02; the framing is still sound.
-    pub data_intact: bool,
 }
 
 /// Why the stream cannot be trusted.
@@ -225,104 +180,17 @@ impl Head {
         self.header_len + self.data_len() + self.trailer_len()
     }
 
-    /// Takes in the data segment piece by piece.
+    /// True when the data digest matches, or there is none. `trailer` is the padding with the digest.
     #[must_use]
-    pub const fn payload(&self) -> Payload {
-        Payload {
-            left: self.data_len(),
-            pad: pad_len(self.data_len()),
-            crc: if self.data_digest { Some(0) } else { None },
+    pub fn is_intact(&self, data: &[u8], trailer: &[u8]) -> bool {
+        if !self.data_digest {
+            return true;
         }
-    }
-}
-
-/// A data segment on its way in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Payload {
-    left: usize,
-    pad: usize,
-    crc: Option<u32>,
-}
-
-impl Payload {
-    /// Bytes of data that have not come yet.
-    #[must_use]
-    pub const fn left(&self) -> usize {
-        self.left
-    }
-
-    /// Bytes that follow the data: padding and digest.
-    #[must_use]
-    pub const fn trailer_len(&self) -> usize {
-        self.pad + if self.crc.is_some() { DIGEST_BYTES } else { 0 }
-    }
-
-    /// Counts in the next bytes of data, and says how many of them belong to this segment.
-    pub fn take(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.get(..self.left).unwrap_or(bytes);
-        if let Some(crc) = &mut self.crc {
-            *crc = crc32c::crc32c_append(*crc, taken);
-        }
-        self.left -= taken.len();
-        taken.len()
-    }
-
-    /// True when all data came and its digest, if there is one, matches. `trailer` is the padding with
-    /// the digest.
-    #[must_use]
-    pub fn finish(self, trailer: &[u8]) -> bool {
-        let Some((pad, digest)) = trailer.split_at_checked(self.pad) else {
+        let Some((pad, digest)) = trailer.split_last_chunk::<DIGEST_BYTES>() else {
             return false;
         };
-        let intact = self
-            .crc
-            .is_none_or(|crc| crc32c::crc32c_append(crc, pad).to_le_bytes() == *digest);
-        self.left == 0 && intact
-    }
-}
-
-/// Received bytes that are not consumed yet: a vector with a start, moved together only when needed.
-#[derive(Debug, Default)]
-pub struct Inbox {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Inbox {
-    /// What was received and not consumed.
-    #[must_use]
-    pub fn filled(&self) -> &[u8] {
-        self.bytes.get(self.start..).unwrap_or_default()
-    }
-
-    /// Drops the first `len` bytes.
-    pub fn consume(&mut self, len: usize) {
-        self.start = (self.start + len).min(self.bytes.len());
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
-        }
-    }
-
-    /// The vector to append to, with room for `total` bytes from the first that is not consumed, or for
-    /// `more` beyond what is there, whichever is larger.
-    pub fn room(&mut self, total: usize, more: usize) -> &mut Vec<u8> {
-        let filled = self.bytes.len() - self.start;
-        let wanted = total.max(filled + more);
-        if self.start > 0 && self.bytes.capacity() - self.start < wanted {
-            self.bytes.copy_within(self.start.., 0);
-            self.bytes.truncate(filled);
-            self.start = 0;
-        }
-        self.bytes.reserve(self.start + wanted - self.bytes.len());
-        &mut self.bytes
-    }
-
-    /// Gives the memory back when nothing waits: an idle connection keeps no buffer.
-    pub fn shrink(&mut self) {
-        if self.filled().is_empty() {
-            *self = Self::default();
-        }
+        let crc = crc32c::crc32c_append(crc32c::crc32c(data), pad);
+        crc.to_le_bytes() == *digest
     }
 }
 
@@ -377,7 +245,7 @@ impl Encoder {
 
     /// The header, with its digest when there is one. DataSegmentLength must be set; there is no AHS.
     #[must_use]
-    pub fn header(&self, bhs: &Bhs) -> Short<{ BHS_BYTES + DIGEST_BYTES }> {
+    pub fn header(&self, bhs: &Bhs) -> Short<HEADER_BYTES_MAX> {
         let mut out = Short::new();
         out.push(&bhs.0);
         if self.header_digest {
@@ -386,21 +254,20 @@ impl Encoder {
         out
     }
 
-    /// What follows the data: padding, and the digest over data and padding (RFC 7143 11.2.3).
+    /// What follows `len` bytes of data: padding, and the digest over data and padding (RFC 7143
+    /// 11.2.3). The data itself is looked at only for a digest.
     #[must_use]
-    pub fn trailer<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]>) -> Short<7> {
-        let mut len = 0;
-        let mut crc = 0;
-        for piece in pieces {
-            len += piece.len();
-            if self.data_digest {
-                crc = crc32c::crc32c_append(crc, piece);
-            }
-        }
+    pub fn trailer<'a>(
+        &self,
+        len: usize,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Short<TRAILER_BYTES_MAX> {
         let mut out = Short::new();
         let (pad, _) = [0; 3].split_at(pad_len(len));
         out.push(pad);
         if self.data_digest && len > 0 {
+            let append = |crc, piece: &[u8]| crc32c::crc32c_append(crc, piece);
+            let crc = pieces.into_iter().fold(0, append);
             out.push(&crc32c::crc32c_append(crc, pad).to_le_bytes());
         }
         out
@@ -421,7 +288,7 @@ impl Encoder {
             out.extend_from_slice(&crc.to_le_bytes());
         }
         out.extend_from_slice(data);
-        out.extend_from_slice(&self.trailer([data]));
+        out.extend_from_slice(&self.trailer(data.len(), [data]));
     }
 }
 
@@ -436,6 +303,8 @@ pub struct Ahs<'a> {
 
 /// AHSType of an extended CDB; its body is a reserved byte, then CDB bytes 16 and on.
 pub const AHS_EXTENDED_CDB: u8 = 1;
+/// AHSType of a bidirectional read length; its body is a reserved byte, then 32 bits.
+pub const AHS_BIDIRECTIONAL: u8 = 2;
 
 /// Walks the segments of an AHS; `None` when a length is zero or runs past the end (Reject 0x09).
 #[must_use]
@@ -480,6 +349,18 @@ mod test {
         out
     }
 
+    /// The header, if it is complete and sound.
+    fn head(decoder: Decoder, bytes: &[u8]) -> Option<Head> {
+        match decoder.head(bytes) {
+            Ok(Headed::Ready(head)) => Some(head),
+            _ => None,
+        }
+    }
+
+    fn is_intact(head: &Head, bytes: &[u8]) -> bool {
+        head.is_intact(&bytes[head.data()], &bytes[head.data().end..head.total()])
+    }
+
     #[test]
     fn crc32c_matches_the_vectors_of_rfc_3720_b4() {
         let up: Vec<u8> = (0..32).collect();
@@ -504,28 +385,28 @@ mod test {
         };
         assert_eq!(encoder.header(&Bhs(read10))[48..], [0x56, 0x3a, 0x96, 0xd9]);
         let (a, b) = up.split_at(13);
-        assert_eq!(encoder.trailer([a, b])[..], [0x4e, 0x79, 0xdd, 0x46]);
+        assert_eq!(encoder.trailer(32, [a, b])[..], [0x4e, 0x79, 0xdd, 0x46]);
     }
 
     #[test]
     fn whole_pdus_yield_ranges_without_padding() {
         let bytes = encoded(true, true, &[0, 1, 1, 0], b"hello");
         assert_eq!(bytes.len(), 48 + 4 + 4 + 8 + 4);
-        let Step::Pdu(pdu) = rules(true, true).next(&bytes) else {
-            panic!("not whole");
-        };
-        assert_eq!(&bytes[pdu.data.clone()], b"hello");
-        assert_eq!(&bytes[pdu.ahs.clone()], [0, 1, 1, 0]);
-        assert_eq!(pdu.total, bytes.len());
-        assert!(pdu.data_intact);
-        assert_eq!(pdu.bhs.itt(), 0x1234);
+        let head = head(rules(true, true), &bytes).unwrap();
+        assert_eq!(&bytes[head.data()], b"hello");
+        assert_eq!(&bytes[head.ahs()], [0, 1, 1, 0]);
+        assert_eq!(head.total(), bytes.len());
+        assert!(is_intact(&head, &bytes));
+        assert!(!head.is_intact(b"hello", &bytes[head.data().end..head.total() - 1]));
+        assert_eq!(head.bhs.itt(), 0x1234);
     }
 
     #[test]
     fn an_empty_data_segment_has_no_digest() {
-        assert_eq!(encoded(false, true, &[], &[]).len(), 48);
-        let step = rules(false, true).next(&encoded(false, true, &[], &[]));
-        assert!(matches!(step, Step::Pdu(pdu) if pdu.data_intact && pdu.total == 48));
+        let bytes = encoded(false, true, &[], &[]);
+        assert_eq!(bytes.len(), 48);
+        let head = head(rules(false, true), &bytes).unwrap();
+        assert_eq!((head.total(), is_intact(&head, &bytes)), (48, true));
     }
 
     #[test]
@@ -537,7 +418,7 @@ mod test {
             Err(Violation::DataTooLong(8193, 8192))
         );
         bhs.set_data_len(8192);
-        assert_eq!(Decoder::login().next(&bhs.0), Step::Need(48 + 8192));
+        assert_eq!(head(Decoder::login(), &bhs.0).unwrap().total(), 48 + 8192);
         bhs.put_u8(4, 255);
         assert_eq!(
             Decoder::login().head(&bhs.0),
@@ -567,8 +448,11 @@ mod test {
         for bit in 0..(52 + 4) * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let step = rules(true, false).next(&bytes);
-            assert!(!matches!(step, Step::Pdu(_)), "bit {bit}: {step:?}");
+            let found = rules(true, false).head(&bytes);
+            assert!(
+                !matches!(found, Ok(Headed::Ready(_))),
+                "bit {bit}: {found:?}"
+            );
         }
     }
 
@@ -578,29 +462,10 @@ mod test {
         for bit in 48 * 8..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let Step::Pdu(pdu) = rules(false, true).next(&bytes) else {
-                panic!("framing lost at bit {bit}");
-            };
-            assert!(!pdu.data_intact, "bit {bit}");
-            assert_eq!(pdu.total, good.len());
+            let head = head(rules(false, true), &bytes).unwrap();
+            assert_eq!(head.total(), good.len());
+            assert!(!is_intact(&head, &bytes), "bit {bit}");
         }
-    }
-
-    #[test]
-    fn a_payload_is_checked_while_it_is_read_in_place() {
-        let bytes = encoded(true, true, &[], &[7; 1001]);
-        let Ok(Headed::Ready(head)) = rules(true, true).head(&bytes[..60]) else {
-            panic!("the header is complete");
-        };
-        let mut payload = head.payload();
-        let mut at = head.data().start;
-        for len in [8, 500, 493] {
-            at += payload.take(&bytes[at..at + len]);
-        }
-        assert_eq!((payload.left(), payload.trailer_len()), (0, 7));
-        assert!(payload.finish(&bytes[at..]));
-        assert!(!payload.finish(&bytes[at..at + 3]));
-        assert!(!head.payload().finish(&bytes[at..]));
     }
 
     #[test]
@@ -616,73 +481,22 @@ mod test {
         }
     }
 
-    #[test]
-    fn the_inbox_moves_its_bytes_together_only_when_it_must() {
-        let mut inbox = Inbox::default();
-        inbox.room(0, 100).extend_from_slice(&[1; 100]);
-        let capacity = inbox.room(0, 0).capacity();
-        inbox.consume(99);
-        inbox.room(90, 0).extend_from_slice(&[2; 89]);
-        assert_eq!(inbox.room(90, 0).capacity(), capacity);
-        assert_eq!(inbox.filled().len(), 90);
-        assert_eq!(inbox.filled()[..2], [1, 2]);
-        inbox.consume(90);
-        assert!(inbox.filled().is_empty());
-        inbox.shrink();
-        assert_eq!(inbox.room(0, 0).capacity(), 0);
-    }
-
     proptest! {
         #[test]
-        fn any_cut_of_the_stream_yields_the_same_pdus(
-            pdus in proptest::collection::vec(
-                (proptest::collection::vec(any::<u8>(), 0..300), 0_usize..4), 1..8),
-            cuts in proptest::collection::vec(1_usize..200, 1..60),
-            header_digest: bool,
-            data_digest: bool,
-        ) {
-            let mut stream = Vec::new();
-            for (data, words) in &pdus {
-                stream.extend(encoded(header_digest, data_digest, &vec![0; words * 4], data));
-            }
-            let decoder = rules(header_digest, data_digest);
-            let (mut inbox, mut found) = (Inbox::default(), Vec::new());
-            let mut cuts = cuts.iter().cycle();
-            let mut rest = stream.as_slice();
-            loop {
-                match decoder.next(inbox.filled()) {
-                    Step::Pdu(pdu) => {
-                        prop_assert!(pdu.data_intact);
-                        found.push(inbox.filled()[pdu.data].to_vec());
-                        inbox.consume(pdu.total);
-                    }
-                    Step::Need(_) if rest.is_empty() => break,
-                    Step::Need(total) => {
-                        prop_assert!(total > inbox.filled().len());
-                        let (now, later) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
-                        inbox.room(total, now.len()).extend_from_slice(now);
-                        rest = later;
-                    }
-                    Step::Violation(violation) => panic!("{violation}"),
-                }
-            }
-            let sent: Vec<Vec<u8>> = pdus.into_iter().map(|(data, _)| data).collect();
-            prop_assert_eq!(found, sent);
-            prop_assert!(inbox.filled().is_empty());
-        }
-
-        #[test]
-        fn random_bytes_never_panic_and_never_need_more_than_the_limits(
+        fn random_bytes_never_need_more_than_the_limits(
             bytes in proptest::collection::vec(any::<u8>(), 0..400), header: bool, data: bool
         ) {
             for decoder in [rules(header, data), Decoder::login()] {
-                match decoder.next(&bytes) {
-                    Step::Need(total) => {
+                match decoder.head(&bytes) {
+                    Ok(Headed::Need(total)) => {
                         prop_assert!(total > bytes.len());
-                        prop_assert!(total <= 48 + AHS_BYTES_MAX + (1 << 16) + 11);
+                        prop_assert!(total <= HEADER_BYTES_MAX + AHS_BYTES_MAX);
                     }
-                    Step::Pdu(pdu) => prop_assert!(pdu.total <= bytes.len()),
-                    Step::Violation(_) => {}
+                    Ok(Headed::Ready(head)) => {
+                        prop_assert!(head.data_len() <= 1 << 16);
+                        prop_assert!(head.ahs().len() <= AHS_BYTES_MAX);
+                    }
+                    Err(_) => {}
                 }
             }
             let _ = walk_ahs(&bytes);

@@ -26,10 +26,11 @@ use tokio::net::{TcpStream, lookup_host};
 
 use self::engine::{Command, Completion, Done, Engine, Transfer};
 use self::offer::{Client, LoggedIn, Next, Offer};
-use super::frame::{AHS_BYTES_MAX, Decoder, Encoder, Inbox, Step};
+use super::frame::{AHS_BYTES_MAX, Decoder, Encoder};
 use super::keys::parse;
-use super::pdu::{BHS_BYTES, Bhs};
-use crate::limits::{INITIATOR_READ_BYTES, REDIRECTS_MAX, TEXT_CHAIN_MAX};
+use super::pdu::Bhs;
+use super::rx::{Found, Rx};
+use crate::limits::{INITIATOR_READ_BYTES, REDIRECTS_MAX};
 
 /// What went wrong, as far as a caller may act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +88,10 @@ impl std::error::Error for Error {}
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
-    inbox: Inbox,
-    decoder: Decoder,
+    rx: Rx,
     /// Bytes to send, and how many of them are sent.
     out: Vec<u8>,
     sent: usize,
-    /// Bytes to make room for in the next read: grows with the traffic, so that idle sessions are small.
-    read_bytes: usize,
 }
 
 impl Wire {
@@ -104,19 +102,16 @@ impl Wire {
             stream.map_err(|error| Error::io(&format!("connecting to {address}"), &error))?;
         // A failure here costs latency only.
         let _ = stream.set_nodelay(true);
+        let decoder = Decoder {
+            first_byte: None,
+            ahs_max: AHS_BYTES_MAX,
+            ..Decoder::login()
+        };
         Ok(Self {
             stream,
-            inbox: Inbox::default(),
-            decoder: Decoder {
-                header_digest: false,
-                data_digest: false,
-                data_max: u32::try_from(TEXT_CHAIN_MAX).unwrap_or(8192),
-                ahs_max: AHS_BYTES_MAX,
-                first_byte: None,
-            },
+            rx: Rx::new(decoder, INITIATOR_READ_BYTES),
             out: Vec::new(),
             sent: 0,
-            read_bytes: INITIATOR_READ_BYTES / 32,
         })
     }
 
@@ -142,34 +137,24 @@ impl Wire {
     /// Sends what is queued, and waits for one PDU. `None` when the target closed.
     pub async fn receive(&mut self) -> Result<Option<(Bhs, Vec<u8>)>, Error> {
         loop {
-            let mut found = None;
-            let needed = match self.decoder.next(self.inbox.filled()) {
-                Step::Pdu(pdu) => {
-                    let data = self
-                        .inbox
-                        .filled()
-                        .get(pdu.data.clone())
-                        .unwrap_or_default();
-                    found = Some((pdu.bhs, data.to_vec(), pdu.total));
-                    0
+            match self.rx.next() {
+                Found::Whole(frame) => {
+                    return Ok(Some((frame.bhs, self.rx.bytes(frame.data).to_vec())));
                 }
-                Step::Need(total) => total,
-                Step::Violation(why) => {
+                Found::Broken(why) => {
                     return Err(Error::new(ErrorKind::Protocol, why.to_string()));
                 }
-            };
-            if let Some((bhs, data, total)) = found {
-                self.inbox.consume(total);
-                return Ok(Some((bhs, data)));
+                // Heads are not asked for.
+                Found::More | Found::Head(..) => {}
             }
-            if !self.exchange(needed).await? {
+            if !self.exchange().await? {
                 return Ok(None);
             }
         }
     }
 
     /// Waits until bytes could be sent or received, and does both. False when the target closed.
-    async fn exchange(&mut self, needed: usize) -> Result<bool, Error> {
+    async fn exchange(&mut self) -> Result<bool, Error> {
         loop {
             let idle = self.try_send()?;
             let interest = if idle {
@@ -182,14 +167,10 @@ impl Wire {
             if !ready.is_readable() && !ready.is_read_closed() {
                 continue;
             }
-            let room = self.inbox.room(needed.max(BHS_BYTES), self.read_bytes);
-            let space = room.capacity() - room.len();
-            match self.stream.try_read_buf(room) {
+            match self.stream.try_read(self.rx.space()) {
                 Ok(0) => return Ok(false),
                 Ok(len) => {
-                    if len == space {
-                        self.read_bytes = (2 * self.read_bytes).min(INITIATOR_READ_BYTES);
-                    }
+                    self.rx.filled(len);
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -232,9 +213,10 @@ impl Initiator {
             let mut wire = Wire::connect(address).await?;
             match log_in(&mut wire, offer.clone()).await? {
                 Ok(login) => {
-                    wire.decoder.header_digest = login.agreed.header_digest;
-                    wire.decoder.data_digest = login.agreed.data_digest;
-                    wire.decoder.data_max = login.agreed.initiator_mrdsl;
+                    wire.rx.expect(Decoder {
+                        data_max: login.agreed.initiator_mrdsl,
+                        ..Decoder::full_feature(&login.agreed)
+                    });
                     return Ok(Self {
                         engine: Engine::new(&login),
                         wire,
@@ -276,12 +258,12 @@ impl Initiator {
     /// Sends what is queued, and waits for the next thing the target says.
     pub async fn complete(&mut self) -> Result<Completion, Error> {
         loop {
-            let needed = self.take_in()?;
+            self.take_in()?;
             if let Some(said) = self.engine.said.pop_front() {
                 return Ok(said);
             }
             self.hand_over();
-            if !self.wire.exchange(needed).await? {
+            if !self.wire.exchange().await? {
                 return Err(Error::new(
                     ErrorKind::Closed,
                     "the target closed the connection",
@@ -421,26 +403,19 @@ impl Initiator {
         result
     }
 
-    /// Decodes every whole PDU that was received; the bytes the next one needs.
-    fn take_in(&mut self) -> Result<usize, Error> {
+    /// Decodes every whole PDU that was received.
+    fn take_in(&mut self) -> Result<(), Error> {
+        let protocol = |why: String| Err(Error::new(ErrorKind::Protocol, why));
         loop {
-            let bytes = self.wire.inbox.filled();
-            match self.wire.decoder.next(bytes) {
-                Step::Need(total) => return Ok(total),
-                Step::Violation(why) => {
-                    return Err(Error::new(ErrorKind::Protocol, why.to_string()));
+            match self.wire.rx.next() {
+                Found::Whole(frame) if frame.intact => {
+                    let data = self.wire.rx.bytes(frame.data);
+                    self.engine.hear(&frame.bhs, data)?;
                 }
-                Step::Pdu(pdu) if !pdu.data_intact => {
-                    return Err(Error::new(
-                        ErrorKind::Protocol,
-                        "the data digest does not match",
-                    ));
-                }
-                Step::Pdu(pdu) => {
-                    let data = bytes.get(pdu.data.clone()).unwrap_or_default();
-                    self.engine.hear(&pdu.bhs, data)?;
-                    self.wire.inbox.consume(pdu.total);
-                }
+                Found::Whole(_) => return protocol("the data digest does not match".into()),
+                Found::Broken(why) => return protocol(why.to_string()),
+                // Heads are not asked for.
+                Found::More | Found::Head(..) => return Ok(()),
             }
         }
     }

@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::{Feature, Handle, Note, linger};
+use super::frame::{Decoder, Encoder};
 use super::login::{self, Established, Login};
 use super::params::SessionType;
-use super::pdu::Bhs;
 use super::rx::{Found, Rx};
 use super::server::Shared;
 use super::session::Eviction;
@@ -51,7 +51,7 @@ impl Door {
         Self {
             stream,
             peer,
-            rx: Rx::new(),
+            rx: Rx::new(Decoder::login(), limits::RECEIVE_MAX),
             notes,
             handle,
             target: None,
@@ -107,7 +107,10 @@ impl Door {
         let mut step = Step::Wait;
         while let Some(output) = login.poll() {
             match output {
-                login::Output::Send(header, data) => self.gather(out, &header, &data),
+                login::Output::Send(header, data) => {
+                    self.last_status = header.u16_at(36);
+                    Encoder::default().pdu(header, &[], &data, out);
+                }
                 login::Output::Ask(ask) => {
                     self.target = ask
                         .target
@@ -146,15 +149,8 @@ impl Door {
         step
     }
 
-    fn gather(&mut self, out: &mut Vec<u8>, header: &Bhs, data: &[u8]) {
-        self.last_status = header.u16_at(36);
-        out.extend_from_slice(&header.0);
-        out.extend_from_slice(data);
-        out.resize(out.len().next_multiple_of(4), 0);
-    }
-
     /// Reads until a whole PDU is there and gives it to the machine.
-    async fn next_request(&mut self, login: &mut Login) -> Result<(), &'static str> {
+    async fn next_request(&mut self, login: &mut Login) -> Result<(), String> {
         loop {
             match self.rx.next() {
                 Found::Whole(frame) => {
@@ -162,23 +158,23 @@ impl Door {
                     login.apply(login::Event::Request(&frame.bhs, data));
                     return Ok(());
                 }
-                Found::Head(_) => return Err("a data segment came in part"),
-                Found::Broken(why) => return Err(why),
-                Found::More => {}
+                Found::Broken(why) => return Err(why.to_string()),
+                // Heads are not asked for during the login.
+                Found::More | Found::Head(..) => {}
             }
             let deadline = login.deadline().into();
             let read = tokio::select! {
                 read = tokio::time::timeout_at(deadline, self.stream.read(self.rx.space())) => read,
                 note = self.notes.recv() => match note {
-                    Some(Note::Leave { why, .. }) => return Err(why),
+                    Some(Note::Leave { why, .. }) => return Err(why.to_owned()),
                     _ => continue,
                 },
             };
             match read {
-                Err(_) => return Err("its login took too long"),
-                Ok(Ok(0)) => return Err("closed by the peer"),
+                Err(_) => return Err("its login took too long".to_owned()),
+                Ok(Ok(0)) => return Err("closed by the peer".to_owned()),
                 Ok(Ok(n)) => self.rx.filled(n),
-                Ok(Err(_)) => return Err("the connection failed"),
+                Ok(Err(_)) => return Err("the connection failed".to_owned()),
             }
         }
     }

@@ -399,13 +399,14 @@ mod test {
     #[test]
     fn a_pattern_is_repeated_over_the_whole_range() {
         let disk = disk();
+        let pattern: Vec<u8> = (0..=255).chain(0..=255).collect();
+        let sector: [u8; 512] = pattern.clone().try_into().unwrap();
         let op = BlockOp::WriteSame {
             range: sectors(1, 4097),
-            zeros: false,
+            pattern: Some(Box::new(sector)),
             fua: false,
         };
-        let pattern: Vec<u8> = (0..=255).chain(0..=255).collect();
-        assert_eq!(outcome(&disk, &op, &pattern), Outcome::Done);
+        assert_eq!(outcome(&disk, &op, &[]), Outcome::Done);
         let bytes = disk.bytes.borrow().clone();
         assert!(
             bytes[512..4098 * 512]
@@ -467,12 +468,16 @@ mod test {
     fn extents_of_one_state_are_joined() {
         let disk = disk();
         disk.bytes.borrow_mut()[1024..2048].fill(1);
-        let op = BlockOp::Extents(sectors(1, 5));
-        let expected = vec![
+        let op = BlockOp::Extents {
+            range: sectors(1, 5),
+            count_max: 9,
+        };
+        let runs = [
             (sectors(1, 1), false),
             (sectors(2, 2), true),
             (sectors(4, 2), false),
         ];
+        let expected = runs.map(|(range, mapped)| Extent { range, mapped }).into();
         assert_eq!(outcome(&disk, &op, &[]), Outcome::Extents(expected));
     }
 
@@ -489,19 +494,25 @@ mod test {
         let read = BlockOp::Read(sectors(0, 1));
         let data = [1; 512];
         let case = |kind, op| outcome(&broken(kind), op, &data);
-        assert_eq!(case(ErrorKind::Io, &write), Outcome::Failed(Failure::Write));
-        assert_eq!(case(ErrorKind::Io, &read), Outcome::Failed(Failure::Medium));
+        assert_eq!(
+            case(ErrorKind::Io, &write),
+            Outcome::Failed(Failure::MediumWrite)
+        );
+        assert_eq!(
+            case(ErrorKind::Io, &read),
+            Outcome::Failed(Failure::MediumRead)
+        );
         assert_eq!(
             case(ErrorKind::Corrupt, &write),
-            Outcome::Failed(Failure::Medium)
+            Outcome::Failed(Failure::Corrupt)
         );
         assert_eq!(
             case(ErrorKind::NoSpace, &write),
-            Outcome::Failed(Failure::NoSpace)
+            Outcome::Failed(Failure::OutOfSpace)
         );
         assert_eq!(
             case(ErrorKind::Poisoned, &write),
-            Outcome::Failed(Failure::Write)
+            Outcome::Failed(Failure::MediumWrite)
         );
         assert_eq!(
             case(ErrorKind::Fenced, &read),

@@ -1,15 +1,14 @@
-//! The receive buffer and the PDU finder (RFC 7143 11.2): ranges into one buffer, no copy. Pure.
+//! The receive buffer of both sides: PDUs as ranges into one buffer, no copy. What a PDU looks like is
+//! said by `frame.rs`. Pure.
 //!
-//! A data segment that is not whole in the buffer and is large enough is handed out header first, so that
-//! the rest of it can be read straight to where it belongs.
+//! A data segment that is not whole in the buffer and is large enough is handed out header first when the
+//! reader wants it so: the rest of it can then be read straight to where it belongs.
 
 use std::ops::Range;
 
+use super::frame::{Decoder, Head, Headed, Violation};
 use super::pdu::{BHS_BYTES, Bhs, op};
 use crate::limits;
-
-/// Bytes of a digest.
-const DIGEST: usize = 4;
 
 /// What the buffer holds next.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,10 +17,10 @@ pub(super) enum Found {
     More,
     /// A whole PDU.
     Whole(Frame),
-    /// A header whose data segment is still coming.
-    Head(Frame),
+    /// A header whose data segment is still coming, and where its AHS lies.
+    Head(Head, Range<usize>),
     /// Bytes that are no PDU: the connection cannot go on.
-    Broken(&'static str),
+    Broken(Violation),
 }
 
 /// A PDU in the buffer; valid until the next call of `space`.
@@ -29,7 +28,7 @@ pub(super) enum Found {
 pub(super) struct Frame {
     pub(super) bhs: Bhs,
     pub(super) ahs: Range<usize>,
-    /// Data segment, without padding; empty in a `Head`.
+    /// Data segment, without padding.
     pub(super) data: Range<usize>,
     /// The data digest was right, or there is none.
     pub(super) intact: bool,
@@ -44,33 +43,34 @@ pub(super) struct Rx {
     /// Bytes that the PDU at `start` needs in all.
     wanted: usize,
     crowded: bool,
-    header_digest: bool,
-    data_digest: bool,
-    data_max: u32,
+    /// It grows so far under load; one PDU may still need more.
+    size_max: usize,
+    decoder: Decoder,
     direct: bool,
 }
 
 impl Rx {
-    /// For the login phase: no digests, small data segments.
-    pub(super) fn new() -> Self {
+    /// Expects PDUs as `decoder` says; whole ones only.
+    pub(super) fn new(decoder: Decoder, size_max: usize) -> Self {
         Self {
-            bytes: vec![0; limits::RECEIVE_START],
+            bytes: vec![0; limits::RECEIVE_START.min(size_max)],
             start: 0,
             end: 0,
-            wanted: 0,
+            wanted: BHS_BYTES,
             crowded: false,
-            header_digest: false,
-            data_digest: false,
-            data_max: 8192,
+            size_max,
+            decoder,
             direct: false,
         }
     }
 
-    /// The full feature phase begins with the next PDU.
-    pub(super) const fn full_feature(&mut self, header_digest: bool, data_digest: bool) {
-        self.header_digest = header_digest;
-        self.data_digest = data_digest;
-        self.data_max = limits::TARGET_MRDSL;
+    /// Other rules begin with the next PDU.
+    pub(super) const fn expect(&mut self, decoder: Decoder) {
+        self.decoder = decoder;
+    }
+
+    /// From now on large segments of SCSI commands and Data-Out are handed out header first.
+    pub(super) const fn hand_out_heads(&mut self) {
         self.direct = true;
     }
 
@@ -81,8 +81,8 @@ impl Rx {
             self.end = 0;
         }
         let mut size = self.bytes.len();
-        if self.crowded && size < limits::RECEIVE_MAX {
-            size = (size * 4).min(limits::RECEIVE_MAX);
+        if self.crowded && size < self.size_max {
+            size = (size * 4).min(self.size_max);
         }
         self.crowded = false;
         size = size.max(self.wanted);
@@ -92,7 +92,7 @@ impl Rx {
             self.start = 0;
         }
         if self.end == size {
-            size = size.saturating_mul(2).min(limits::RECEIVE_MAX);
+            size = size.saturating_mul(2);
         }
         if size > self.bytes.len() {
             self.bytes.resize(size, 0);
@@ -124,87 +124,44 @@ impl Rx {
         self.end - self.start
     }
 
-    /// Padding of a data segment.
-    pub(super) const fn padding(len: usize) -> usize {
-        len.wrapping_neg() % 4
-    }
-
-    /// Padding and digest behind a data segment of `len` bytes, which is not empty.
-    pub(super) const fn trailer(&self, len: usize) -> usize {
-        let digest = if self.data_digest { DIGEST } else { 0 };
-        Self::padding(len) + digest
-    }
-
-    /// Checks a data segment that was read elsewhere against its trailer.
-    pub(super) fn is_intact(&self, data: &[u8], trailer: &[u8]) -> bool {
-        if !self.data_digest {
-            return true;
-        }
-        let Some((padding, digest)) = trailer.split_last_chunk::<DIGEST>() else {
-            return false;
-        };
-        let crc = crc32c::crc32c_append(crc32c::crc32c(data), padding);
-        crc.to_le_bytes() == *digest
-    }
-
     /// What comes next; consumes it.
     pub(super) fn next(&mut self) -> Found {
-        self.wanted = BHS_BYTES;
         let waiting = &self.bytes[self.start..self.end];
-        let Some(bhs) = waiting.first_chunk::<BHS_BYTES>() else {
-            return Found::More;
-        };
-        let bhs = Bhs(*bhs);
-        if bhs.data_len() > self.data_max {
-            return Found::Broken("data segment longer than declared");
-        }
-        let ahs = BHS_BYTES..BHS_BYTES + bhs.ahs_len();
-        let head = ahs.end + if self.header_digest { DIGEST } else { 0 };
-        let data_len = bhs.data_len() as usize;
-        let trailer = if data_len == 0 {
-            0
-        } else {
-            self.trailer(data_len)
-        };
-        let whole = head + data_len + trailer;
-        self.wanted = whole;
-        if waiting.len() < head {
-            return Found::More;
-        }
-        let splits = self.direct
-            && waiting.len() < whole
-            && bhs.data_len() >= limits::DIRECT_BYTES_MIN
-            && matches!(bhs.opcode(), op::SCSI_COMMAND | op::DATA_OUT);
-        if waiting.len() < whole && !splits {
-            return Found::More;
-        }
-        if self.header_digest {
-            let crc = crc32c::crc32c(&waiting[..ahs.end]);
-            if crc.to_le_bytes() != waiting[ahs.end..head] {
-                return Found::Broken("header digest error");
+        let head = match self.decoder.head(waiting) {
+            Err(violation) => return Found::Broken(violation),
+            Ok(Headed::Need(len)) => {
+                self.wanted = len;
+                return Found::More;
             }
-        }
-        let base = self.start;
-        let mut frame = Frame {
-            bhs,
-            ahs: base + ahs.start..base + ahs.end,
-            data: 0..0,
-            intact: true,
+            Ok(Headed::Ready(head)) => head,
         };
-        self.wanted = 0;
-        if splits {
-            self.start = base + head;
-            return Found::Head(frame);
+        let base = self.start;
+        let ahs = base + head.ahs().start..base + head.ahs().end;
+        if waiting.len() < head.total() {
+            if !self.splits(&head) {
+                self.wanted = head.total();
+                return Found::More;
+            }
+            self.wanted = 0;
+            self.start = base + head.data().start;
+            return Found::Head(head, ahs);
         }
-        let data = base + head..base + head + data_len;
-        frame.intact = data_len == 0
-            || self.is_intact(
-                &self.bytes[data.clone()],
-                &self.bytes[data.end..base + whole],
-            );
-        frame.data = data;
-        self.start = base + whole;
-        Found::Whole(frame)
+        let (data, total) = (head.data(), head.total());
+        let intact = head.is_intact(&waiting[data.clone()], &waiting[data.end..total]);
+        self.wanted = 0;
+        self.start = base + total;
+        Found::Whole(Frame {
+            bhs: head.bhs,
+            ahs,
+            data: base + data.start..base + data.end,
+            intact,
+        })
+    }
+
+    fn splits(&self, head: &Head) -> bool {
+        self.direct
+            && head.bhs.data_len() >= limits::DIRECT_BYTES_MIN
+            && matches!(head.bhs.opcode(), op::SCSI_COMMAND | op::DATA_OUT)
     }
 
     /// Gives the memory of a burst back.
@@ -220,13 +177,31 @@ impl Rx {
 #[cfg(test)]
 mod test {
     use super::super::connection::{Data, Pdu};
+    use super::super::frame::{Encoder, TRAILER_BYTES_MAX};
+    use super::super::params::Negotiated;
     use super::super::tx::Tx;
     use super::*;
     use proptest::prelude::*;
     use std::io::IoSlice;
 
+    fn agreed(header_digest: bool, data_digest: bool) -> Negotiated {
+        Negotiated {
+            header_digest,
+            data_digest,
+            target_mrdsl: limits::TARGET_MRDSL,
+            ..Negotiated::default()
+        }
+    }
+
+    fn target_rx(header_digest: bool, data_digest: bool) -> Rx {
+        let decoder = Decoder::full_feature(&agreed(header_digest, data_digest));
+        let mut rx = Rx::new(decoder, limits::RECEIVE_MAX);
+        rx.hand_out_heads();
+        rx
+    }
+
     fn wire(pdus: &[(u8, Vec<u8>)], header_digest: bool, data_digest: bool) -> Vec<u8> {
-        let mut tx = Tx::new(header_digest, data_digest);
+        let mut tx = Tx::new(Encoder::full_feature(&agreed(header_digest, data_digest)));
         for (opcode, data) in pdus {
             let mut header = Bhs::new(*opcode);
             header.set_data_len(u32::try_from(data.len()).unwrap());
@@ -260,11 +235,11 @@ mod test {
                 Found::Whole(f) => {
                     found.push((f.bhs.opcode(), rx.bytes(f.data).to_vec(), f.intact));
                 }
-                Found::Head(f) => {
-                    let len = f.bhs.data_len() as usize;
+                Found::Head(head, _) => {
+                    let (len, tail) = (head.data_len(), head.trailer_len());
+                    assert!(tail <= TRAILER_BYTES_MAX);
                     let mut data = Vec::new();
                     let mut trailer = Vec::new();
-                    let tail = rx.trailer(len);
                     while data.len() < len || trailer.len() < tail {
                         if rx.len() == 0 {
                             feed(rx, &mut rest, chunk);
@@ -276,8 +251,8 @@ mod test {
                             trailer.extend_from_slice(rx.take(left));
                         }
                     }
-                    let intact = rx.is_intact(&data, &trailer);
-                    found.push((f.bhs.opcode(), data, intact));
+                    let intact = head.is_intact(&data, &trailer);
+                    found.push((head.bhs.opcode(), data, intact));
                 }
                 Found::More if rest.is_empty() => return found,
                 Found::More => feed(rx, &mut rest, chunk),
@@ -308,21 +283,12 @@ mod test {
                 .enumerate()
                 .map(|(i, &len)| (ops[i % 3], vec![u8::try_from(i).unwrap(); len]))
                 .collect();
-            let mut rx = Rx::new();
-            rx.full_feature(digests.0, digests.1);
+            let mut rx = target_rx(digests.0, digests.1);
             let chunk = if chunk % 7 == 0 { 1 + chunk % 50 } else { chunk };
             let found = read_all(&mut rx, &wire(&pdus, digests.0, digests.1), chunk);
             let expected: Vec<_> = pdus.into_iter().map(|(o, d)| (o, d, true)).collect();
             prop_assert_eq!(found, expected);
         }
-    }
-
-    #[test]
-    fn digests_are_those_of_rfc_3720() {
-        assert_eq!(
-            crc32c::crc32c(&[0; 32]).to_le_bytes(),
-            [0xaa, 0x36, 0x91, 0x8a]
-        );
     }
 
     #[test]
@@ -333,23 +299,22 @@ mod test {
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
-            let mut rx = Rx::new();
-            rx.full_feature(true, true);
+            let mut rx = target_rx(true, true);
             rx.space()[..bad.len()].copy_from_slice(&bad);
             rx.filled(bad.len());
             match rx.next() {
                 Found::Broken(_) => assert!(at < 52, "byte {at}"),
                 Found::Whole(frame) => assert!(!frame.intact && at >= 52, "byte {at}"),
                 // The changed length asks for more than is there: the digest is checked when it comes.
-                Found::More | Found::Head(_) => assert!((4..8).contains(&at), "byte {at}"),
+                Found::More | Found::Head(..) => assert!((4..8).contains(&at), "byte {at}"),
             }
         }
     }
 
     #[test]
     fn long_segments_are_refused_before_any_memory_is_taken() {
-        let mut rx = Rx::new();
-        let mut header = Bhs::new(op::LOGIN);
+        let mut rx = Rx::new(Decoder::login(), limits::RECEIVE_MAX);
+        let mut header = Bhs::new(op::LOGIN | 0x40);
         header.set_data_len(8193);
         rx.space()[..48].copy_from_slice(&header.0);
         rx.filled(48);
@@ -359,8 +324,7 @@ mod test {
 
     #[test]
     fn the_buffer_grows_under_load_and_shrinks_when_quiet() {
-        let mut rx = Rx::new();
-        rx.full_feature(false, false);
+        let mut rx = target_rx(false, false);
         let stream = wire(&vec![(op::NOP_OUT, vec![0; 4096]); 300], false, false);
         assert_eq!(read_all(&mut rx, &stream, usize::MAX).len(), 300);
         assert_eq!(rx.bytes.len(), limits::RECEIVE_MAX);

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::serial::{CmdSn, StatSn};
 use crate::events::InitiatorKind;
 use crate::limits;
 use crate::names::{Iqn, Mac};
@@ -26,8 +27,8 @@ pub enum Arrival {
 /// CmdSN window and StatSN of a session with one connection.
 #[derive(Clone, Debug)]
 pub struct Numbers {
-    exp_cmd_sn: u32,
-    stat_sn: u32,
+    exp_cmd_sn: CmdSn,
+    stat_sn: StatSn,
     window: u32,
     open: u32,
 }
@@ -35,7 +36,7 @@ pub struct Numbers {
 impl Numbers {
     /// As the login left them; `window` commands may be open at a time.
     #[must_use]
-    pub const fn new(cmd_sn: u32, stat_sn: u32, window: u32) -> Self {
+    pub const fn new(cmd_sn: CmdSn, stat_sn: StatSn, window: u32) -> Self {
         Self {
             exp_cmd_sn: cmd_sn,
             stat_sn,
@@ -46,35 +47,38 @@ impl Numbers {
 
     /// The next CmdSN.
     #[must_use]
-    pub const fn exp_cmd_sn(&self) -> u32 {
+    pub const fn exp_cmd_sn(&self) -> CmdSn {
         self.exp_cmd_sn
     }
 
     /// The last CmdSN that would be taken now. Never goes backwards: a command that opens moves both ends.
     #[must_use]
-    pub const fn max_cmd_sn(&self) -> u32 {
-        self.exp_cmd_sn.wrapping_add(self.free()).wrapping_sub(1)
+    pub const fn max_cmd_sn(&self) -> CmdSn {
+        let free = self.window.saturating_sub(self.open);
+        self.exp_cmd_sn.plus(free).minus(1)
     }
 
     /// StatSN of the next status.
     #[must_use]
-    pub const fn stat_sn(&self) -> u32 {
+    pub const fn stat_sn(&self) -> StatSn {
         self.stat_sn
     }
 
-    /// Where `cmd_sn` lies. Serial arithmetic of RFC 1982: distances wrap at 2^32.
+    /// Where `cmd_sn` lies.
     #[must_use]
-    pub const fn place(&self, cmd_sn: u32) -> Arrival {
-        match serial_distance(self.exp_cmd_sn, cmd_sn) {
-            d if d < 0 || d.cast_unsigned() >= self.free() => Arrival::Outside,
-            0 => Arrival::InOrder,
-            _ => Arrival::Gap,
+    pub const fn place(&self, cmd_sn: CmdSn) -> Arrival {
+        if !cmd_sn.is_within(self.exp_cmd_sn, self.max_cmd_sn()) {
+            Arrival::Outside
+        } else if cmd_sn.steps_from(self.exp_cmd_sn) == 0 {
+            Arrival::InOrder
+        } else {
+            Arrival::Gap
         }
     }
 
     /// The expected command has come.
     pub const fn take(&mut self) {
-        self.exp_cmd_sn = self.exp_cmd_sn.wrapping_add(1);
+        self.exp_cmd_sn = self.exp_cmd_sn.next();
     }
 
     /// A command that will stay for a while uses a place of the window.
@@ -88,20 +92,11 @@ impl Numbers {
     }
 
     /// The StatSN of a status that goes out now.
-    pub const fn take_stat_sn(&mut self) -> u32 {
+    pub const fn take_stat_sn(&mut self) -> StatSn {
         let now = self.stat_sn;
-        self.stat_sn = now.wrapping_add(1);
+        self.stat_sn = now.next();
         now
     }
-
-    const fn free(&self) -> u32 {
-        self.window.saturating_sub(self.open)
-    }
-}
-
-/// Steps from `from` to `to` on the circle of 2^32 numbers, negative when `to` lies behind (RFC 1982).
-const fn serial_distance(from: u32, to: u32) -> i32 {
-    to.wrapping_sub(from).cast_signed()
 }
 
 /// Session identity on a target (RFC 7143 4.4.4): two sessions never share one.
@@ -335,42 +330,42 @@ mod test {
 
     #[test]
     fn the_window_opens_with_the_last_command_and_never_shrinks() {
-        let mut n = Numbers::new(7, 100, 4);
-        assert_eq!((n.exp_cmd_sn(), n.max_cmd_sn()), (7, 10));
+        let mut n = Numbers::new(CmdSn(7), StatSn(100), 4);
+        assert_eq!((n.exp_cmd_sn().0, n.max_cmd_sn().0), (7, 10));
         n.take();
         n.open();
-        assert_eq!((n.exp_cmd_sn(), n.max_cmd_sn()), (8, 10));
+        assert_eq!((n.exp_cmd_sn().0, n.max_cmd_sn().0), (8, 10));
         n.close();
-        assert_eq!(n.max_cmd_sn(), 11);
+        assert_eq!(n.max_cmd_sn(), CmdSn(11));
         n.take();
         assert_eq!(
             n.max_cmd_sn(),
-            12,
+            CmdSn(12),
             "a command that is answered at once moves both ends"
         );
     }
 
     #[test]
     fn a_closed_window_takes_nothing() {
-        let mut n = Numbers::new(u32::MAX, 0, 1);
-        assert_eq!(n.place(u32::MAX), Arrival::InOrder);
+        let mut n = Numbers::new(CmdSn(u32::MAX), StatSn(0), 1);
+        assert_eq!(n.place(CmdSn(u32::MAX)), Arrival::InOrder);
         n.take();
         n.open();
-        assert_eq!(n.max_cmd_sn(), n.exp_cmd_sn().wrapping_sub(1));
-        assert_eq!(n.place(0), Arrival::Outside);
+        assert_eq!(n.max_cmd_sn(), n.exp_cmd_sn().minus(1));
+        assert_eq!(n.place(CmdSn(0)), Arrival::Outside);
     }
 
     proptest! {
         #[test]
         fn places_agree_with_arithmetic_without_wrap(start in any::<u32>(), ahead in -300i64..300) {
-            let n = Numbers::new(start, 0, 128);
+            let n = Numbers::new(CmdSn(start), StatSn(0), 128);
             let cmd_sn = u32::try_from((i64::from(start) + ahead).rem_euclid(1 << 32)).unwrap();
             let expected = match ahead {
                 0 => Arrival::InOrder,
                 1..128 => Arrival::Gap,
                 _ => Arrival::Outside,
             };
-            prop_assert_eq!(n.place(cmd_sn), expected);
+            prop_assert_eq!(n.place(CmdSn(cmd_sn)), expected);
         }
     }
 

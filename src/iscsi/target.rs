@@ -1,16 +1,15 @@
 //! From names to nodes: who may log in where, what the node's disk calls itself, and which sessions it has.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::connection::Scope;
 use super::driver::Handle;
 use super::login::{Access, Ask, Credentials};
 use super::params::SessionType;
 use super::session::{Entered, Eviction, Identity, Member, Registry, kind_of};
+use super::text::{Found, Wanted};
 use crate::catalog::NodeRecord;
 use crate::events::{InitiatorKind, Traffic};
 use crate::head::{Attached, Head};
@@ -250,30 +249,19 @@ impl Targets {
     }
 
     /// The answer to SendTargets: only what this initiator may use (RFC 7143 appendix C).
-    pub(super) fn list(&self, scope: &Scope, ask: &Ask, portal: SocketAddr) -> Vec<u8> {
-        let own = ask.target.clone();
-        let mut text = String::new();
-        let mut tell = |name: &Iqn| {
-            // Writing to a String cannot fail.
-            let _ = write!(
-                text,
-                "TargetName={name}\0TargetAddress={portal},{PORTAL_GROUP}\0"
-            );
+    pub(super) fn list(&self, wanted: &Wanted, ask: &Ask, portal: SocketAddr) -> Vec<Found> {
+        let mut names = match &ask.target {
+            Some(own) => vec![own.clone()],
+            None => self.visible(ask),
         };
-        match (scope, own) {
-            (Scope::Own | Scope::All, Some(own)) => tell(&own),
-            (Scope::Named(name), Some(own)) if name.eq_ignore_ascii_case(own.as_str()) => {
-                tell(&own);
-            }
-            (Scope::All, None) => self.visible(ask).iter().for_each(tell),
-            (Scope::Named(name), None) => self
-                .visible(ask)
-                .iter()
-                .filter(|own| own.as_str().eq_ignore_ascii_case(name))
-                .for_each(tell),
-            _ => {}
+        if let Wanted::One(name) = wanted {
+            names.retain(|own| own == name);
         }
-        text.into_bytes()
+        let found = |name| Found {
+            name,
+            portals: vec![portal.to_string()],
+        };
+        names.into_iter().map(found).collect()
     }
 
     /// The targets that a discovery session may see.

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use super::connection::{Data, Pdu};
-use super::pdu::BHS_BYTES;
-use super::rx::Rx;
+use super::frame::{Encoder, HEADER_BYTES_MAX, Short, TRAILER_BYTES_MAX};
 use crate::limits;
 
 /// PDUs that wait for the socket.
@@ -16,82 +15,47 @@ pub(super) struct Tx {
     gone: usize,
     bytes: usize,
     pushed: u64,
-    header_digest: bool,
-    data_digest: bool,
+    encoder: Encoder,
 }
 
 #[derive(Debug)]
 struct Item {
-    head: [u8; BHS_BYTES + 4],
-    head_len: usize,
+    header: Short<HEADER_BYTES_MAX>,
     data: Data,
-    /// Padding, then digest.
-    tail: [u8; 8],
-    tail_len: usize,
+    trailer: Short<TRAILER_BYTES_MAX>,
 }
 
 impl Item {
     fn len(&self) -> usize {
-        self.head_len + self.data.len() + self.tail_len
+        self.header.len() + self.data.len() + self.trailer.len()
     }
 
-    /// Its parts in order, until `each` says no.
-    fn parts<'a>(&'a self, mut each: impl FnMut(&'a [u8]) -> bool) -> bool {
-        if !each(&self.head[..self.head_len]) {
-            return false;
-        }
-        let all = match &self.data {
-            Data::None => true,
-            Data::Inline(bytes) => each(bytes),
-            Data::Payload(payload, range) => payload.pieces(range.clone()).all(&mut each),
-        };
-        all && (self.tail_len == 0 || each(&self.tail[..self.tail_len]))
+    /// Its parts in order.
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&self.header[..])
+            .chain(self.data.pieces())
+            .chain(std::iter::once(&self.trailer[..]))
     }
 }
 
 impl Tx {
-    pub(super) const fn new(header_digest: bool, data_digest: bool) -> Self {
+    pub(super) const fn new(encoder: Encoder) -> Self {
         Self {
             items: VecDeque::new(),
             gone: 0,
             bytes: 0,
             pushed: 0,
-            header_digest,
-            data_digest,
+            encoder,
         }
     }
 
     /// Queues a PDU.
     pub(super) fn push(&mut self, pdu: Pdu) {
-        let mut head = [0; BHS_BYTES + 4];
-        head[..BHS_BYTES].copy_from_slice(&pdu.header.0);
-        let mut head_len = BHS_BYTES;
-        if self.header_digest {
-            head[BHS_BYTES..].copy_from_slice(&crc32c::crc32c(&pdu.header.0).to_le_bytes());
-            head_len += 4;
-        }
-        let len = pdu.data.len();
-        let mut item = Item {
-            head,
-            head_len,
+        let item = Item {
+            header: self.encoder.header(&pdu.header),
+            trailer: self.encoder.trailer(pdu.data.len(), pdu.data.pieces()),
             data: pdu.data,
-            tail: [0; 8],
-            tail_len: Rx::padding(len),
         };
-        if self.data_digest && len > 0 {
-            let mut crc = 0;
-            let mut first = true;
-            item.parts(|part| {
-                // The header is the first part; it has a digest of its own.
-                if !std::mem::take(&mut first) {
-                    crc = crc32c::crc32c_append(crc, part);
-                }
-                true
-            });
-            let at = item.tail_len;
-            item.tail[at..at + 4].copy_from_slice(&crc.to_le_bytes());
-            item.tail_len += 4;
-        }
         self.bytes += item.len();
         self.pushed += 1;
         self.items.push_back(item);
@@ -121,22 +85,17 @@ impl Tx {
     ) -> usize {
         let mut used = 0;
         let mut skip = self.gone;
-        for item in &self.items {
-            let room = item.parts(|part| {
-                if used == out.len() {
-                    return false;
-                }
-                let cut = skip.min(part.len());
-                skip -= cut;
-                if cut < part.len() {
-                    out[used] = IoSlice::new(&part[cut..]);
-                    used += 1;
-                }
-                true
-            });
-            if !room {
-                break;
+        for part in self.items.iter().flat_map(Item::parts) {
+            let cut = skip.min(part.len());
+            skip -= cut;
+            if cut == part.len() {
+                continue;
             }
+            let Some(slot) = out.get_mut(used) else {
+                break;
+            };
+            *slot = IoSlice::new(&part[cut..]);
+            used += 1;
         }
         used
     }
@@ -169,7 +128,10 @@ mod test {
 
     #[test]
     fn partial_writes_go_on_where_they_stopped() {
-        let mut tx = Tx::new(true, true);
+        let mut tx = Tx::new(Encoder {
+            header_digest: true,
+            data_digest: true,
+        });
         let mut expected = Vec::new();
         for n in 1..40u8 {
             let mut header = Bhs::new(op::DATA_IN);

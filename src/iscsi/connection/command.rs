@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::super::frame::{AHS_BIDIRECTIONAL, AHS_EXTENDED_CDB, walk_ahs};
 use super::super::pdu::{Bhs, RESERVED_TAG};
 use super::super::task::{Attribute, Burst, Phase, Stream, Task, TaskId, clip};
 use super::{Answer, Connection, Incoming, Output, Pdu, reason};
@@ -18,23 +19,19 @@ const WRITE: u8 = 0x20;
 const CDB_BYTES_MAX: usize = 260;
 
 /// The extended CDB among the additional header segments (RFC 7143 11.2.2), joined with its first 16 bytes.
-fn extended_cdb(mut ahs: &[u8], cdb: &[u8; 16]) -> Result<Option<Box<[u8]>>, ()> {
+fn extended_cdb(ahs: &[u8], cdb: &[u8; 16]) -> Result<Option<Box<[u8]>>, ()> {
     let mut found = None;
-    while !ahs.is_empty() {
-        let (head, _) = ahs.split_first_chunk::<4>().ok_or(())?;
-        // AHSLength counts what follows AHSType, the reserved byte included.
-        let length = usize::from(u16::from_be_bytes([head[0], head[1]]));
-        let whole = 3 + length;
-        let body = ahs.get(4..whole).ok_or(())?;
-        match head[2] & 0x3f {
-            1 if found.is_none() && 16 + body.len() <= CDB_BYTES_MAX => {
-                found = Some([cdb.as_slice(), body].concat().into_boxed_slice());
+    for segment in walk_ahs(ahs).ok_or(())? {
+        match (segment.kind & 0x3f, segment.body) {
+            (AHS_EXTENDED_CDB, [_, rest @ ..])
+                if found.is_none() && cdb.len() + rest.len() <= CDB_BYTES_MAX =>
+            {
+                found = Some([cdb.as_slice(), rest].concat().into_boxed_slice());
             }
-            // Bidirectional read length: the command is refused by its R and W flags.
-            2 if length == 5 => {}
+            // The command is refused by its R and W flags.
+            (AHS_BIDIRECTIONAL, [_, _, _, _, _]) => {}
             _ => return Err(()),
         }
-        ahs = ahs.get(whole.next_multiple_of(4)..).ok_or(())?;
     }
     Ok(found)
 }

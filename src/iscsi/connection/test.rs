@@ -9,9 +9,10 @@ mod write;
 
 use std::collections::{HashMap, HashSet};
 
-use super::command::failed;
+use super::text::Found;
 use super::*;
-use crate::scsi::GOOD;
+use crate::scsi::Sense;
+use crate::scsi::status::GOOD;
 
 pub(super) const SECTOR: usize = 512;
 const SECTORS: usize = 4096;
@@ -30,10 +31,11 @@ impl Disk {
         let range = Self::range(cdb);
         let outside = !range.fits((SECTORS * SECTOR) as u64);
         match cdb[0] {
-            0x28 | 0x2a if outside => Step::Reply(failed(5, 0x21, 0)),
+            0x28 | 0x2a if outside => Step::Reply(Reply::check(Sense::LBA_OUT_OF_RANGE)),
             0x28 => Step::Run(BlockOp::Read(range)),
             0x2a => Step::Data {
                 len: u32::try_from(range.len()).unwrap(),
+                exact: false,
             },
             0x35 => Step::Run(BlockOp::Flush),
             0x12 => Step::Reply(Reply {
@@ -41,7 +43,7 @@ impl Disk {
                 ..Reply::default()
             }),
             0x00 => Step::Reply(Reply::default()),
-            _ => Step::Reply(failed(5, 0x20, 0)),
+            _ => Step::Reply(Reply::check(Sense::INVALID_OPCODE)),
         }
     }
 
@@ -87,7 +89,7 @@ pub(super) struct Peer {
     pub(super) managed: Vec<(u32, Management)>,
     pub(super) hold_management: bool,
     pub(super) cleared: Vec<u64>,
-    pub(super) list: Vec<u8>,
+    pub(super) list: Vec<Found>,
     pub(super) closed: Option<Why>,
     /// Tags that wait for their status, and how often they may get it.
     open: HashMap<u32, u32>,
@@ -108,7 +110,8 @@ pub(super) fn agreed() -> Negotiated {
 pub(super) fn options(negotiated: Negotiated) -> Options {
     Options {
         negotiated,
-        discovery: false,
+        target: Some(Iqn::parse("iqn.2026-11.t:own").unwrap()),
+        portal_group: 1,
         cid: 3,
         cmd_sn: 100,
         stat_sn: 500,
@@ -177,7 +180,7 @@ impl Peer {
             Output::Execute(task, lun) => {
                 let step = match lun_number(lun) {
                     Some(0) => Disk::begin(self.conn.cdb(task)),
-                    _ => Step::Reply(failed(5, 0x25, 0)),
+                    _ => Step::Reply(Reply::check(Sense::LUN_NOT_SUPPORTED)),
                 };
                 self.conn.apply(Event::Step(task, step), now);
             }
@@ -251,7 +254,7 @@ impl Peer {
         if status {
             self.stat_sn = self.stat_sn.wrapping_add(1);
         }
-        assert_eq!(h.u32_at(28), self.conn.numbers.exp_cmd_sn());
+        assert_eq!(h.u32_at(28), self.conn.numbers.exp_cmd_sn().0);
         let growth = h.u32_at(32).wrapping_sub(self.max_cmd_sn);
         assert!(growth <= 2 * limits::COMMAND_WINDOW, "MaxCmdSN went back");
         self.max_cmd_sn = h.u32_at(32);

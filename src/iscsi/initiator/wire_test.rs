@@ -11,7 +11,7 @@ use super::*;
 use crate::iscsi::login::{Access, Credentials, Event, Login, Options, Output};
 use crate::iscsi::params::{Negotiated, SessionType};
 use crate::iscsi::pdu::{RESERVED_TAG, op};
-use crate::iscsi::text::{Found, Step as TextStep, Text};
+use crate::iscsi::text::{Found as Listed, Step, Text};
 use crate::names::Iqn;
 
 const NODE: &str = "iqn.2026-11.x:host";
@@ -21,8 +21,7 @@ const DISK_BYTES: usize = 4 << 20;
 /// One connection of the little target.
 struct Target {
     stream: TcpStream,
-    inbox: Inbox,
-    decoder: Decoder,
+    rx: Rx,
     encoder: Encoder,
     agreed: Negotiated,
     session: SessionType,
@@ -63,8 +62,7 @@ impl Target {
     fn new(stream: TcpStream) -> Self {
         Self {
             stream,
-            inbox: Inbox::default(),
-            decoder: Decoder::login(),
+            rx: Rx::new(Decoder::login(), 1 << 20),
             encoder: Encoder::default(),
             agreed: Negotiated::default(),
             session: SessionType::Normal,
@@ -81,20 +79,16 @@ impl Target {
 
     async fn next(&mut self) -> Option<(Bhs, Vec<u8>)> {
         loop {
-            match self.decoder.next(self.inbox.filled()) {
-                Step::Pdu(pdu) => {
-                    assert!(pdu.data_intact, "data digest of the initiator");
-                    let data = self.inbox.filled()[pdu.data.clone()].to_vec();
-                    self.inbox.consume(pdu.total);
-                    return Some((pdu.bhs, data));
+            match self.rx.next() {
+                Found::Whole(frame) => {
+                    assert!(frame.intact, "data digest of the initiator");
+                    return Some((frame.bhs, self.rx.bytes(frame.data).to_vec()));
                 }
-                Step::Need(total) => {
-                    let room = self.inbox.room(total, 65_536);
-                    if self.stream.read_buf(room).await.unwrap_or(0) == 0 {
-                        return None;
-                    }
-                }
-                Step::Violation(_) => return None,
+                Found::More => match self.stream.read(self.rx.space()).await.unwrap_or(0) {
+                    0 => return None,
+                    len => self.rx.filled(len),
+                },
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -128,7 +122,8 @@ impl Target {
                     }
                     Output::Ask(_) => login.apply(Event::Access(access.clone())),
                     Output::Enter(established) => {
-                        self.decoder = Decoder::full_feature(&established.negotiated);
+                        self.rx
+                            .expect(Decoder::full_feature(&established.negotiated));
                         self.encoder = Encoder::full_feature(&established.negotiated);
                         self.agreed = established.negotiated.clone();
                         self.session = established.ask.session_type;
@@ -194,16 +189,16 @@ impl Target {
     async fn text(&mut self, bhs: &Bhs, data: &[u8]) {
         let text = self.text.as_mut().unwrap();
         let mut step = text.request(bhs, data);
-        if matches!(step, TextStep::Targets(_)) {
-            let found: Vec<Found> = (0..30)
-                .map(|n| Found {
+        if matches!(step, Step::Targets(_)) {
+            let found: Vec<Listed> = (0..30)
+                .map(|n| Listed {
                     name: Iqn::parse(&format!("{TARGET}{n}")).unwrap(),
                     portals: vec!["127.0.0.1:3260".into()],
                 })
                 .collect();
             step = text.targets(&found);
         }
-        let TextStep::Send(bhs, data) = step else {
+        let Step::Send(bhs, data) = step else {
             panic!("{step:?}")
         };
         self.send(bhs, &data, true).await;

@@ -168,7 +168,7 @@ impl Fuzz {
     /// Reads what came; an aborted tag must stay silent from its confirmation on.
     fn look(&mut self) {
         self.rounds += 1;
-        self.peer.cmd_sn = self.peer.conn.numbers.exp_cmd_sn();
+        self.peer.cmd_sn = self.peer.conn.numbers.exp_cmd_sn().0;
         while let Some(pdu) = self.peer.inbox.pop_front() {
             if pdu.header.opcode() == op::R2T {
                 self.r2ts.push(pdu.header);
@@ -227,7 +227,7 @@ proptest! {
             prop_assert_eq!((conn.active, conn.ordered_active), (0, false));
             prop_assert_eq!(conn.immediates, 0);
             prop_assert!(fuzz.peer.cleared.contains(&u64::MAX));
-            let free = conn.numbers.max_cmd_sn().wrapping_sub(conn.numbers.exp_cmd_sn());
+            let free = conn.numbers.max_cmd_sn().steps_from(conn.numbers.exp_cmd_sn());
             prop_assert_eq!(free, limits::COMMAND_WINDOW - 1);
         }
     }

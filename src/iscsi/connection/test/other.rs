@@ -195,10 +195,21 @@ fn text(itt: u32, flags: u8, ttt: u32) -> Bhs {
     bhs
 }
 
+fn found(count: usize) -> Vec<Found> {
+    let target = |n| Found {
+        name: Iqn::parse(&format!("iqn.2026-11.t:n{n:04}")).unwrap(),
+        portals: vec!["192.0.2.1:3260".into()],
+    };
+    (0..count).map(target).collect()
+}
+
+/// What `found(1)` becomes.
+const LISTED: &str = "TargetName=iqn.2026-11.t:n0000\0TargetAddress=192.0.2.1:3260,1\0";
+
 #[test]
 fn send_targets_answers_good_requests_and_refuses_others() {
     let mut peer = Peer::new();
-    peer.list = b"TargetName=iqn.t\0".to_vec();
+    peer.list = found(1);
     for (request, answer) in [
         ("SendTargets=Alle\0", "SendTargets=Reject\0"),
         (
@@ -206,8 +217,8 @@ fn send_targets_answers_good_requests_and_refuses_others() {
             "SendTargetsPlease=NotUnderstood\0",
         ),
         ("sENDtARGETS=aLL\0", "sENDtARGETS=NotUnderstood\0"),
-        ("SendTargets=All\0", "TargetName=iqn.t\0"),
-        ("SendTargets=\0", "TargetName=iqn.t\0"),
+        ("SendTargets=All\0", LISTED),
+        ("SendTargets=\0", LISTED),
         ("MaxBurstLength=512\0", "MaxBurstLength=Reject\0"),
     ] {
         peer.send(text(1, 0x80, RESERVED_TAG), request.as_bytes());
@@ -221,10 +232,10 @@ fn send_targets_answers_good_requests_and_refuses_others() {
 #[test]
 fn long_lists_go_out_in_parts() {
     let mut peer = Peer::with(Options {
-        discovery: true,
+        target: None,
         ..options(agreed())
     });
-    peer.list = pattern(20_000);
+    peer.list = found(20_000 / LISTED.len());
     let request = b"MaxRecvDataSegmentLength=8000\0SendTargets=All\0";
     peer.send(text(1, 0x80, RESERVED_TAG), request);
     let mut all = Vec::new();
@@ -239,7 +250,8 @@ fn long_lists_go_out_in_parts() {
             peer.send(text(1, 0x80, tag), &[]);
         }
     }
-    assert_eq!(all, peer.list);
+    let all = String::from_utf8(all).unwrap();
+    assert!(all.starts_with(LISTED) && all.len() == 20_000 / LISTED.len() * LISTED.len());
     peer.read(2, 0, 1, 512);
     assert_eq!(
         peer.expect(op::REJECT).u8_at(2),
@@ -251,15 +263,15 @@ fn long_lists_go_out_in_parts() {
 #[test]
 fn requests_in_parts_are_joined_and_bounded() {
     let mut peer = Peer::new();
-    peer.list = b"x=y\0".to_vec();
+    peer.list = found(1);
     peer.send(text(1, 0x40, RESERVED_TAG), b"SendTar");
     let first = peer.next();
     assert_eq!((first.header.flags(), inline(&first).len()), (0, 0));
     let tag = first.header.u32_at(20);
     peer.send(text(1, 0x40, tag), b"");
-    let _ = peer.expect(op::TEXT_RESPONSE);
+    let tag = peer.expect(op::TEXT_RESPONSE).u32_at(20);
     peer.send(text(1, 0x80, tag), b"gets=All\0");
-    assert_eq!(inline(&peer.next()), b"x=y\0");
+    assert_eq!(inline(&peer.next()), LISTED.as_bytes());
     peer.send(text(1, 0x80, tag), b"late");
     assert_eq!(
         peer.expect(op::REJECT).u8_at(2),
