@@ -31,7 +31,7 @@ fn cut_everywhere(events: &[Event], tape: &CrashDisk, seed: u64, bound: usize) -
 
 #[test]
 fn a_power_cut_at_any_moment_leaves_what_was_flushed_or_written_later() {
-    for seed in 0..3 {
+    for seed in seeds(0, 3) {
         let tape = CrashDisk::new();
         let disk: Arc<dyn Disk> = Arc::new(tape.clone());
         let events = history(&disk, &tape, seed, 90);
@@ -47,7 +47,7 @@ fn a_power_cut_at_any_moment_leaves_what_was_flushed_or_written_later() {
 
 #[test]
 fn a_short_history_survives_every_possible_power_cut() {
-    for seed in 100..103 {
+    for seed in seeds(100, 3) {
         let tape = CrashDisk::new();
         let disk: Arc<dyn Disk> = Arc::new(tape.clone());
         let events = history(&disk, &tape, seed, 6);
@@ -63,7 +63,7 @@ fn a_short_history_survives_every_possible_power_cut() {
 
 #[test]
 fn a_killed_process_loses_no_acknowledged_write() {
-    for seed in 200..204 {
+    for seed in seeds(200, 4) {
         let tape = CrashDisk::new();
         let disk: Arc<dyn Disk> = Arc::new(tape.clone());
         let events = history(&disk, &tape, seed, 90);
@@ -79,7 +79,7 @@ fn a_killed_process_loses_no_acknowledged_write() {
 
 #[test]
 fn a_power_cut_after_a_kill_and_new_writes_keeps_what_was_flushed() {
-    for seed in 300..306 {
+    for seed in seeds(300, 6) {
         let tape = CrashDisk::new();
         let disk: Arc<dyn Disk> = Arc::new(tape.clone());
         let events = history(&disk, &tape, seed, 60);
@@ -109,7 +109,7 @@ fn a_power_cut_after_a_kill_and_new_writes_keeps_what_was_flushed() {
 
 #[test]
 fn a_cut_during_recovery_changes_nothing_and_recovery_twice_is_recovery_once() {
-    for seed in 400..406 {
+    for seed in seeds(400, 6) {
         let tape = CrashDisk::new();
         let disk: Arc<dyn Disk> = Arc::new(tape.clone());
         let events = history(&disk, &tape, seed, 50);
@@ -175,6 +175,66 @@ fn a_volatile_layer_that_the_host_took_along_is_told_until_it_is_used_again() {
     store.reset(id(2)).unwrap();
     drop(store);
     assert_eq!(open(Arc::new(disk), [9; 16]).unwrap().1.lost_volatile, []);
+}
+
+// --- several nodes at once ---
+
+// Each layer has a thread of its own; the tape's moments order what they did. Flushes share syncs, and
+// checkpoints fall between a commit and what follows it.
+fn crowd(tape: &CrashDisk, seed: u64, length: u64) -> Vec<Event> {
+    let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+    let store = open(disk, BOOT).unwrap().0;
+    let one = |me: usize| {
+        let mut random = Random(seed * 10 + me as u64);
+        let mut events = Vec::new();
+        for tag in 1..=length {
+            let what = choose(&mut random, tag);
+            let other =
+                matches!(what, What::Restart) || layer_of(what).is_some_and(|layer| layer != me);
+            if other {
+                continue;
+            }
+            let start = tape.moment();
+            run_live(&store, what).unwrap_or_else(|e| panic!("seed {seed}, {what:?}: {e}"));
+            let end = tape.moment();
+            events.push(Event {
+                what,
+                start,
+                end,
+                good: true,
+            });
+        }
+        events
+    };
+    let mut events: Vec<Event> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..LAYERS).map(|me| scope.spawn(move || one(me))).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    events.sort_by_key(|event| event.start);
+    events
+}
+
+#[test]
+fn nodes_that_write_and_flush_at_once_survive_power_cuts_and_kills() {
+    for seed in seeds(800, 4) {
+        let tape = CrashDisk::new();
+        let events = crowd(&tape, seed, 200);
+        let mut random = Random(seed);
+        for _ in 0..120 {
+            let moment = usize::try_from(random.below(tape.moment() as u64 + 1)).unwrap();
+            for (case, image) in tape.crash_images(moment, seed, 6).iter().enumerate() {
+                let done = check_image(image, NEXT_BOOT, &events, moment);
+                done.unwrap_or_else(|why| panic!("{}", explain(seed, moment, case, &events, &why)));
+            }
+            let done = check_image(&tape.process_kill(moment, 0), BOOT, &events, moment);
+            done.unwrap_or_else(|why| {
+                panic!("killed: {}", explain(seed, moment, 0, &events, &why))
+            });
+        }
+    }
 }
 
 // --- the check can see the bug ---

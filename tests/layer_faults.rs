@@ -73,18 +73,6 @@ fn ordeal(tape: &CrashDisk, seed: u64, call: u64, kind: Failure, lasting: bool) 
     Some(Ordeal { events, errors })
 }
 
-fn layer_of(what: What) -> Option<usize> {
-    match what {
-        What::Write { layer, .. }
-        | What::Unmap { layer, .. }
-        | What::Flush { layer }
-        | What::Reset { layer }
-        | What::Remove { layer }
-        | What::Fence { layer } => Some(layer),
-        What::Checkpoint | What::Restart => None,
-    }
-}
-
 fn fail_every_call(kind: Failure, lasting: bool, seeds: std::ops::Range<u64>) {
     let mut hits = 0;
     for seed in seeds {
@@ -131,18 +119,18 @@ fn fail_every_call(kind: Failure, lasting: bool, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn one_failing_call_hurts_one_layer_and_no_acknowledged_data() {
-    fail_every_call(Failure::Other, false, 600..602);
+    fail_every_call(Failure::Other, false, seeds(600, 2));
 }
 
 #[test]
 fn a_full_disk_loses_nothing_that_was_acknowledged() {
-    fail_every_call(Failure::StorageFull, false, 610..611);
-    fail_every_call(Failure::StorageFull, true, 612..614);
+    fail_every_call(Failure::StorageFull, false, seeds(610, 1));
+    fail_every_call(Failure::StorageFull, true, seeds(612, 2));
 }
 
 #[test]
 fn a_medium_that_stays_broken_for_a_while_loses_nothing_that_was_flushed() {
-    fail_every_call(Failure::Other, true, 620..622);
+    fail_every_call(Failure::Other, true, seeds(620, 2));
 }
 
 #[test]

@@ -584,7 +584,7 @@ fn or_writes_of_many_threads_to_one_sector_lose_no_bit() {
         for bit in 0..8 {
             let volume = &volume;
             scope.spawn(move || {
-                (0..64).for_each(|at| volume.or_write(at * 8, &[1 << bit]).unwrap())
+                (0..64).for_each(|at| volume.or_write(at * 8, &[1 << bit]).unwrap());
             });
         }
     });

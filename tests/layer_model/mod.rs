@@ -16,9 +16,7 @@ use reveille::store::disk_crash::{CrashDisk, Random};
 use reveille::store::disk_memory::MemoryDisk;
 use reveille::store::layer::{Options, Recovery};
 use reveille::store::volume::Base;
-use reveille::store::{
-    Durability, ImageId, LayerId, LayerStore, Result, Volume, VolumeSpec,
-};
+use reveille::store::{Durability, ImageId, LayerId, LayerStore, Result, Volume, VolumeSpec};
 use reveille::units::ByteRange;
 
 pub(crate) const SECTORS: u64 = 24 * 8 + 3;
@@ -172,6 +170,13 @@ pub(crate) fn choose(random: &mut Random, tag: u64) -> What {
 }
 
 pub(crate) fn run(store: &mut LayerStore, disk: &Arc<dyn Disk>, what: What) -> Result<()> {
+    if what == What::Restart {
+        *store = open(Arc::clone(disk), BOOT)?.0;
+    }
+    run_live(store, what)
+}
+
+pub(crate) fn run_live(store: &LayerStore, what: What) -> Result<()> {
     match what {
         What::Write {
             layer,
@@ -195,11 +200,29 @@ pub(crate) fn run(store: &mut LayerStore, disk: &Arc<dyn Disk>, what: What) -> R
             Ok(())
         }
         What::Checkpoint => store.checkpoint(),
-        What::Restart => {
-            *store = open(Arc::clone(disk), BOOT)?.0;
-            Ok(())
-        }
+        What::Restart => Ok(()),
     }
+}
+
+pub(crate) fn layer_of(what: What) -> Option<usize> {
+    match what {
+        What::Write { layer, .. }
+        | What::Unmap { layer, .. }
+        | What::Flush { layer }
+        | What::Reset { layer }
+        | What::Remove { layer }
+        | What::Fence { layer } => Some(layer),
+        What::Checkpoint | What::Restart => None,
+    }
+}
+
+/// `usual` seeds from `first`; `REVEILLE_SEEDS=n` asks for n times as many.
+pub(crate) fn seeds(first: u64, usual: u64) -> std::ops::Range<u64> {
+    let times = std::env::var("REVEILLE_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
+    first..first + usual * times
 }
 
 pub(crate) fn history(
