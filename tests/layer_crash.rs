@@ -4,15 +4,18 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod layer_model;
+#[path = "layer_model/wrapped.rs"]
+mod wrapped;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use layer_model::*;
-use reveille::store::disk::{Disk, File, OpenMode};
+use reveille::store::LayerStore;
+use reveille::store::disk::Disk;
 use reveille::store::disk_crash::{CrashDisk, Random};
 use reveille::store::disk_memory::MemoryDisk;
 use reveille::store::layer::Options;
-use reveille::store::{LayerStore, Result};
+use wrapped::{Hooked, Swapped};
 
 // --- power cuts ---
 
@@ -177,6 +180,81 @@ fn a_volatile_layer_that_the_host_took_along_is_told_until_it_is_used_again() {
     assert_eq!(open(Arc::new(disk), [9; 16]).unwrap().1.lost_volatile, []);
 }
 
+#[test]
+fn what_is_flushed_after_a_kill_at_any_moment_survives_the_power_cut_that_follows() {
+    for seed in seeds(350, 3) {
+        let tape = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let events = history(&disk, &tape, seed, 40);
+        for moment in 0..=tape.moment() {
+            let next = tape.fork_at(moment);
+            let disk: Arc<dyn Disk> = Arc::new(next.clone());
+            let mut store = open(Arc::clone(&disk), BOOT).unwrap().0;
+            let mut all: Vec<Event> = events
+                .iter()
+                .copied()
+                .filter(|event| event.start <= moment)
+                .collect();
+            all.iter_mut()
+                .filter(|event| event.end > moment)
+                .for_each(|event| event.good = false);
+            for layer in 0..2 {
+                let what = What::Flush { layer };
+                let start = next.moment();
+                run(&mut store, &disk, what).unwrap();
+                let end = next.moment();
+                all.push(Event {
+                    what,
+                    start,
+                    end,
+                    good: true,
+                });
+            }
+            let now = next.moment();
+            for (case, image) in next.crash_images(now, seed, 6).iter().enumerate() {
+                let done = check_image(image, NEXT_BOOT, &all, now);
+                done.unwrap_or_else(|why| panic!("{}", explain(seed, moment, case, &events, &why)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_in_the_midst_of_a_flush_does_not_put_presence_before_data() {
+    let tape = CrashDisk::new();
+    let hooked = Arc::new(Hooked {
+        disk: tape.clone(),
+        hook: Arc::default(),
+    });
+    let store = Arc::new(open(Arc::clone(&hooked) as Arc<dyn Disk>, BOOT).unwrap().0);
+    let volume = volume(&store, 0).unwrap();
+    volume.write(0, &sectors(3, 0, 0, 16)).unwrap();
+    let mine = Arc::clone(&store);
+    *hooked.hook.lock().unwrap() = Some(Box::new(move || mine.checkpoint().unwrap()));
+    let start = tape.moment();
+    volume.flush().unwrap();
+    assert!(
+        hooked.hook.lock().unwrap().is_none(),
+        "the checkpoint came before the data's sync"
+    );
+    let write = Event {
+        what: What::Write {
+            layer: 0,
+            first: 0,
+            count: 16,
+            tag: 3,
+        },
+        start: 0,
+        end: start,
+        good: true,
+    };
+    for moment in start..=tape.moment() {
+        for image in tape.crash_images(moment, 1, 64) {
+            check_image(&image, NEXT_BOOT, &[write], moment).unwrap();
+        }
+    }
+}
+
 // --- several nodes at once ---
 
 // Each layer has a thread of its own; the tape's moments order what they did. Flushes share syncs, and
@@ -238,96 +316,6 @@ fn nodes_that_write_and_flush_at_once_survive_power_cuts_and_kills() {
 }
 
 // --- the check can see the bug ---
-
-/// Does the journal's sync before the data's: presence before data.
-#[derive(Clone, Debug)]
-struct Swapped {
-    disk: CrashDisk,
-    waiting: Arc<Mutex<Vec<Arc<dyn File>>>>,
-}
-
-#[derive(Debug)]
-struct SwappedFile {
-    file: Arc<dyn File>,
-    role: Role,
-    waiting: Arc<Mutex<Vec<Arc<dyn File>>>>,
-}
-
-#[derive(Debug, PartialEq)]
-enum Role {
-    Data,
-    Journal,
-    Other,
-}
-
-impl Disk for Swapped {
-    fn open(&self, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
-        let role = match path {
-            p if p.starts_with("layers/data/") => Role::Data,
-            p if p.starts_with("layers/journal") => Role::Journal,
-            _ => Role::Other,
-        };
-        Ok(Arc::new(SwappedFile {
-            file: self.disk.open(path, mode)?,
-            role,
-            waiting: Arc::clone(&self.waiting),
-        }))
-    }
-    fn remove(&self, path: &str) -> Result<()> {
-        self.disk.remove(path)
-    }
-    fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn create_dir(&self, path: &str) -> Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>> {
-        self.disk.list(path)
-    }
-    fn sync_dir(&self, path: &str) -> Result<()> {
-        self.disk.sync_dir(path)
-    }
-}
-
-impl File for SwappedFile {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read_at(offset, out)
-    }
-    fn try_read_at(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
-        self.file.try_read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> Result<()> {
-        if self.role == Role::Data {
-            self.waiting.lock().unwrap().push(Arc::clone(&self.file));
-            return Ok(());
-        }
-        self.file.sync()?;
-        if self.role == Role::Journal {
-            self.waiting
-                .lock()
-                .unwrap()
-                .drain(..)
-                .try_for_each(|file| file.sync())?;
-        }
-        Ok(())
-    }
-    fn len(&self) -> Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.file.punch(offset, len)
-    }
-    fn allocated(&self) -> Result<u64> {
-        self.file.allocated()
-    }
-}
 
 #[test]
 fn swapped_syncs_are_found_out() {

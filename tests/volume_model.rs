@@ -19,8 +19,10 @@ use reveille::store::disk_crash::Random;
 use reveille::store::disk_file::RealDisk;
 use reveille::store::disk_memory::MemoryDisk;
 use reveille::store::layer::Options;
-use reveille::store::volume::{Compared, ExtentState};
-use reveille::store::{Durability, ErrorKind, LayerId, LayerStore, Volume};
+use reveille::store::volume::{Base, Compared, ExtentState};
+use reveille::store::{
+    Durability, ErrorKind, ImageId, LayerId, LayerStore, Result, Volume, VolumeSpec,
+};
 use reveille::units::ByteRange;
 
 fn small() -> Options {
@@ -574,20 +576,58 @@ fn write_until_fenced(me: usize, volume: &Volume) {
     }
 }
 
-#[test]
-fn or_writes_of_many_threads_to_one_sector_lose_no_bit() {
+/// An image that takes its time, so that what is not locked out gets in between.
+#[derive(Debug)]
+struct Slow;
+
+impl Base for Slow {
+    fn id(&self) -> ImageId {
+        ImageId([4; 32])
+    }
+    fn size(&self) -> u64 {
+        64 * 4096
+    }
+    fn try_read(&self, _offset: u64, _out: &mut [u8]) -> Result<bool> {
+        Ok(false)
+    }
+    fn read(&self, _offset: u64, out: &mut [u8]) -> Result<()> {
+        (0..20).for_each(|_| std::thread::yield_now());
+        out.fill(0);
+        Ok(())
+    }
+}
+
+fn over_slow_image(work: impl Fn(u64, &Volume) + Sync) -> Vec<u8> {
     let store = memory();
-    let image = Golden::new(5);
-    let volume = store.volume(spec(1, &image, Durability::Volatile)).unwrap();
-    volume.unmap(ByteRange::new(0, 4096).unwrap()).unwrap();
+    let spec = VolumeSpec {
+        layer: LayerId(1),
+        image: Arc::new(Slow),
+        durability: Durability::Volatile,
+    };
+    let volume = store.volume(spec).unwrap();
+    let start = std::sync::Barrier::new(8);
     std::thread::scope(|scope| {
-        for bit in 0..8 {
-            let volume = &volume;
+        for me in 0..8 {
+            let (work, volume, start) = (&work, &volume, &start);
             scope.spawn(move || {
-                (0..64).for_each(|at| volume.or_write(at * 8, &[1 << bit]).unwrap());
+                for block in 0..64 {
+                    start.wait();
+                    work(me + 8 * block, volume);
+                }
             });
         }
     });
-    let held = all(&volume);
-    assert!((0..64).all(|at| held[at * 8] == 0xff));
+    all(&volume)
+}
+
+#[test]
+fn first_writes_to_the_sectors_of_one_block_do_not_swallow_each_other() {
+    let held = over_slow_image(|sector, volume| volume.write(sector * 512, &[7; 512]).unwrap());
+    assert!(held.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn or_writes_of_many_threads_to_one_sector_lose_no_bit() {
+    let held = over_slow_image(|n, volume| volume.or_write(n / 8 * 4096, &[1 << (n % 8)]).unwrap());
+    assert!(held.iter().step_by(4096).all(|byte| *byte == 0xff));
 }
