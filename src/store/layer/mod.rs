@@ -166,9 +166,17 @@ impl LayerStore {
             options,
         });
         // The old soft log goes only when the new one stands.
-        core.rewrite_soft()?;
-        for path in found.stray {
-            core.disk.remove(&path)?;
+        match core.rewrite_soft() {
+            Ok(()) => {
+                for path in found.stray {
+                    core.disk.remove(&path)?;
+                }
+            }
+            // Reads go on, and so do writes once there is room: the upkeep tries again.
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                tracing::warn!("layers: no room for a new soft log, writes wait for it: {e}");
+            }
+            Err(e) => return Err(e),
         }
         let driver = if core.options.background {
             Some(Driver::start(&core)?)
