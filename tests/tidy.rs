@@ -29,7 +29,6 @@ const LEVELS: &[(&str, u8)] = &[
 
 /// Files that decide and never do: no sockets, files, clocks or threads of their own.
 const PURE: &[&str] = &[
-    "src/units.rs",
     "src/limits.rs",
     "src/names/",
     "src/scsi/",
@@ -44,9 +43,9 @@ const PURE: &[&str] = &[
     "src/iscsi/frame.rs",
     "src/iscsi/task.rs",
     "src/iscsi/connection.rs",
-    "src/store/layer/format.rs",
+    "src/store/layer/frame.rs",
     "src/store/layer/map.rs",
-    "src/store/image/format.rs",
+    "src/store/image/manifest.rs",
     "src/store/image/inspect.rs",
     "src/boot/facts.rs",
     "src/boot/plan.rs",
@@ -81,6 +80,18 @@ const BANNED_EVERYWHERE: &[&str] = &[
     "process::exit",
 ];
 
+/// Where a sleep is right, and why.
+const SLEEPS: &[(&str, &str)] = &[
+    (
+        "src/iscsi/server.rs",
+        "accept without free descriptors: nothing wakes us when some come back",
+    ),
+    (
+        "tools/lab/",
+        "consoles and processes of emulated machines can only be asked again",
+    ),
+];
+
 const FUNCTION_LINES_MAX: usize = 70;
 const TEST_FUNCTION_LINES_MAX: usize = 120;
 const FILE_LINES_MAX: usize = 800;
@@ -94,7 +105,10 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("redb::", &["src/catalog/"]),
     ("imago::", &["src/store/image/import/"]),
     ("dhcproto::", &["src/boot/dhcp.rs", "src/boot/facts.rs"]),
-    ("axum::", &["src/api/", "src/boot/"]),
+    (
+        "axum::",
+        &["src/api/", "src/boot/", "src/cli/door.rs", "src/daemon/"],
+    ),
     ("clap::", &["src/cli/"]),
     (
         "anyhow::",
@@ -108,6 +122,7 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
             "src/catalog/",
             "src/boot/",
             "src/daemon/",
+            "tools/",
         ],
     ),
 ];
@@ -246,7 +261,9 @@ fn banned_words_stay_out() {
     let mut faults = String::new();
     for file in sources(&["src", "tools"]) {
         for (number, line) in program_lines(&file.text) {
-            for word in BANNED_EVERYWHERE.iter().filter(|w| line.contains(**w)) {
+            let sleeps = SLEEPS.iter().any(|(path, _)| file.path.starts_with(path));
+            let banned = BANNED_EVERYWHERE.iter().filter(|w| line.contains(**w));
+            for word in banned.filter(|w| !sleeps || **w != "thread::sleep") {
                 let _ = writeln!(faults, "{}:{number}: {word} is banned", file.path);
             }
             for (word, places) in NAMED_ONLY_IN {
@@ -307,7 +324,10 @@ fn functions_fit_on_a_screen() {
             .lines()
             .position(|l| l.trim() == "#[cfg(test)]")
             .unwrap_or(usize::MAX);
-        let all_test = file.path.starts_with("tests/") || file.path.ends_with("test.rs");
+        let all_test = file.path.starts_with("tests/")
+            || file.path.contains("/tests/")
+            || file.path.contains("/test/")
+            || file.path.ends_with("test.rs");
         for (line, length, name) in functions(&file.text) {
             let in_test = all_test || line > tests_from;
             let most = if in_test {

@@ -196,7 +196,9 @@ fn boot(file: Boot) -> Result<Option<BootSettings>, String> {
     let range = range.map(|r| parse_range(&r)).transpose()?;
     match (dhcp, range) {
         (DhcpMode::Server, None) => {
-            return Err("boot.dhcp is \"server\" but boot.range is missing; give the addresses for nodes, like \"10.0.0.100-10.0.0.199\"".into());
+            let why = "boot.dhcp is \"server\" but boot.range is missing; \
+                       give the addresses for nodes, like \"10.0.0.100-10.0.0.199\"";
+            return Err(why.into());
         }
         (DhcpMode::Proxy | DhcpMode::Off, Some(_)) => {
             return Err("boot.range is set but boot.dhcp is not \"server\"; remove one".into());
