@@ -2,6 +2,8 @@
 //!
 //! Every fault is printed at once, with file, line and rule.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -453,7 +453,8 @@ fn diagnose(entry: &Entry, seconds: u64) -> (String, String) {
         ),
         Stage::Off | Stage::Powered => (
             "power was switched on but no DHCP request came",
-            "check that it boots from the network first, its cable, its MAC address, and the switch port's spanning tree",
+            "check that it boots from the network first, its cable, its MAC address, and the \
+             switch port's spanning tree",
         ),
         Stage::Dhcp => (
             "it got a DHCP answer but fetched neither a loader nor a script",
