@@ -87,6 +87,8 @@ impl Head {
         } else {
             self.binding_for_os(&record, &mut run)?
         };
+        // After a restart of the head the events of a boot that goes on still belong to it.
+        self.bus.resume_boot(node, binding.boot);
         let volume = self
             .open_volume(&binding)
             .map_err(|e| e.within(format!("node `{node}`: the disk cannot be opened")))?;
