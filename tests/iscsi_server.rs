@@ -432,28 +432,62 @@ async fn a_mebibyte_goes_out_with_the_command_and_by_r2t() {
     }
 }
 
+/// Parts of the disk with a slow write each, and their blocks.
+const LANES: usize = 100;
+const LANE: usize = 8;
+
+fn lane_range(lane: usize) -> Range<usize> {
+    lane * LANE..(lane + 1) * LANE
+}
+
+/// Sends more forced writes than the head has I/O threads, so that many of them wait inside; their tags.
+async fn send_slow_writes(session: &mut Initiator) -> Vec<u32> {
+    let mut tags = Vec::new();
+    for lane in 0..LANES {
+        let mut command = write_of(&lane_range(lane), &[0xaa; LANE * SECTOR]);
+        command.cdb[1] = 0x08;
+        tags.push(session.submit(command).unwrap());
+    }
+    session.flush().await.unwrap();
+    tags
+}
+
+/// Nothing that was promised to be over lands any more: what is read at once, the last part first, is what
+/// is read after all other work of the disk. Then all parts get `value`.
+async fn stands_still(session: &mut Initiator, value: u8) {
+    let mut first = Vec::new();
+    for lane in (0..LANES).rev() {
+        first.push(read(session, lane_range(lane)).await);
+    }
+    let flushed = session.read(0, &cdb(0x35, 0, 0), 0).await.unwrap();
+    assert_eq!(flushed.status, GOOD);
+    for lane in 0..LANES {
+        let again = read(session, lane_range(lane)).await;
+        assert!(
+            again == first[LANES - 1 - lane],
+            "a late write in part {lane}"
+        );
+        write(session, lane_range(lane), &[value; LANE * SECTOR]).await;
+    }
+    for lane in 0..LANES {
+        let now = read(session, lane_range(lane)).await;
+        assert!(
+            now.iter().all(|byte| *byte == value),
+            "a late write in part {lane}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_new_login_of_the_same_port_ends_the_old_one_and_no_write_lands_late() {
     let head = head_with("none", &[("n1", "persistent")]);
     for round in 0..6_u8 {
         let mut old = log_in(&head, offer("n1", 1)).await;
-        for lane in 0..24 {
-            let range = lane * 256..lane * 256 + 256;
-            old.submit(write_of(&range, &vec![0xaa; 256 * SECTOR]))
-                .unwrap();
-        }
-        old.flush().await.unwrap();
+        send_slow_writes(&mut old).await;
         let mut new = connect(&head, offer("n1", 1)).await.unwrap();
         assert_ne!(new.login().tsih, old.login().tsih);
         settle(&mut new).await;
-        for lane in 0..24 {
-            write(
-                &mut new,
-                lane * 256..lane * 256 + 256,
-                &vec![round; 256 * SECTOR],
-            )
-            .await;
-        }
+        stands_still(&mut new, round).await;
         let end = loop {
             match timeout(PATIENCE, old.complete())
                 .await
@@ -464,13 +498,6 @@ async fn a_new_login_of_the_same_port_ends_the_old_one_and_no_write_lands_late()
             }
         };
         assert!(matches!(end, ErrorKind::Closed | ErrorKind::Io), "{end:?}");
-        for lane in 0..24 {
-            let now = read(&mut new, lane * 256..lane * 256 + 256).await;
-            assert!(
-                now.iter().all(|byte| *byte == round),
-                "round {round}: a late write"
-            );
-        }
     }
 }
 
@@ -494,24 +521,15 @@ async fn two_ports_of_one_initiator_work_side_by_side() {
 
 #[tokio::test]
 async fn a_lun_reset_under_load_ends_all_tasks_and_no_write_lands_late() {
-    let head = head_with("none", &[("n1", "ephemeral")]);
+    let head = head_with("none", &[("n1", "persistent")]);
     for round in 0..4_u8 {
         let mut session = log_in(&head, offer("n1", 1)).await;
         let mut other = log_in(&head, offer("n1", 2)).await;
-        let mut tags = Vec::new();
-        for lane in 0..32 {
-            let range = lane * 512..lane * 512 + 512;
-            let command = write_of(&range, &vec![0xaa; 512 * SECTOR]);
-            tags.push(session.submit(command.clone()).unwrap());
-            other.submit(command).unwrap();
-        }
-        other.flush().await.unwrap();
-        session.flush().await.unwrap();
+        send_slow_writes(&mut other).await;
+        let mut tags = send_slow_writes(&mut session).await;
+        let reset = session.task_management(LUN_RESET, 0, u32::MAX);
         assert_eq!(
-            session
-                .task_management(LUN_RESET, 0, u32::MAX)
-                .await
-                .unwrap(),
+            timeout(PATIENCE, reset).await.expect("no answer").unwrap(),
             0
         );
         while let Some(Completion::Command(done)) = session.try_complete() {
@@ -523,22 +541,8 @@ async fn a_lun_reset_under_load_ends_all_tasks_and_no_write_lands_late() {
         }
         assert_eq!(session.engine().outstanding(), 0);
         settle(&mut session).await;
-        for lane in 0..32 {
-            write(
-                &mut session,
-                lane * 512..lane * 512 + 512,
-                &vec![round; 512 * SECTOR],
-            )
-            .await;
-        }
+        stands_still(&mut session, round).await;
         assert_eq!(session.nop(b"still there").await.unwrap(), b"still there");
-        for lane in 0..32 {
-            let now = read(&mut session, lane * 512..lane * 512 + 512).await;
-            assert!(
-                now.iter().all(|byte| *byte == round),
-                "round {round}: a late write"
-            );
-        }
     }
 }
 
