@@ -270,30 +270,36 @@ fn describe(name: &str, version: &VersionView) -> String {
 }
 
 /// Partition table and boot code in a few lines, from the inspection's JSON.
-fn disk(value: &serde_json::Value) -> String {
-    let text = |v: &serde_json::Value| match v {
-        serde_json::Value::String(s) => s.clone(),
-        other => other.to_string(),
+fn disk(found: &serde_json::Value) -> String {
+    let word = |key: &str| found[key].as_str().unwrap_or("unknown").to_owned();
+    let esp = if found["esp"].as_bool() == Some(true) {
+        ", EFI system partition"
+    } else {
+        ""
     };
-    let Some(map) = value.as_object() else {
-        return text(value);
-    };
-    let mut lines = Vec::new();
-    for (key, value) in map {
-        match value {
-            serde_json::Value::Array(entries) => {
-                for entry in entries {
-                    let fields = entry.as_object().into_iter().flatten();
-                    let fields: Vec<String> = fields
-                        .filter(|(_, v)| !v.is_null())
-                        .map(|(k, v)| format!("{k} {}", text(v)))
-                        .collect();
-                    lines.push(format!("  {}", fields.join(", ")));
-                }
-            }
-            serde_json::Value::Null => {}
-            other => lines.push(format!("{key} {}", text(other))),
-        }
+    let mut lines = vec![format!(
+        "partition table {}, boot code {}{esp}",
+        word("table"),
+        word("boot_code")
+    )];
+    for part in found["partitions"].as_array().into_iter().flatten() {
+        let text = |key: &str| part[key].as_str().unwrap_or_default();
+        let bytes = |key: &str| part[key].as_u64().unwrap_or(0);
+        let kind = match text("kind_name") {
+            "" => text("kind"),
+            name => name,
+        };
+        let size = HumanBytes(bytes("end").saturating_sub(bytes("start")));
+        let active = if part["active"].as_bool() == Some(true) {
+            ", active"
+        } else {
+            ""
+        };
+        let (number, name) = (&part["number"], text("name"));
+        lines.push(format!("  {number}: {kind}, {size}{active} {name}"));
+    }
+    for problem in found["problems"].as_array().into_iter().flatten() {
+        lines.push(format!("  note: {}", problem.as_str().unwrap_or_default()));
     }
     lines.join("\n  ")
 }
