@@ -119,7 +119,10 @@ fn expectations() -> BTreeMap<String, String> {
     lines
         .map(|line| {
             let mut words = line.splitn(3, ' ');
-            let (verdict, name) = (words.next().unwrap(), words.next().expect("a name"));
+            let (verdict, name) = (
+                words.next().expect("a verdict"),
+                words.next().expect("a name"),
+            );
             assert!(matches!(verdict, "skip" | "fail"), "{line}");
             assert!(
                 words.next().is_some_and(|reason| reason.len() > 10),

@@ -1,13 +1,20 @@
-//! Volumes against a plain array of bytes: random streams, threads, many layers, real files.
+//! Volumes against a plain array of bytes: random streams, threads, single promises, real files.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "test code over small numbers"
+)]
+
+#[path = "layer_model/golden.rs"]
+mod golden;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
+use golden::*;
 use proptest::prelude::*;
-use reveille::store::disk::{Disk, File, OpenMode};
+use reveille::store::disk::{Disk, OpenMode};
 use reveille::store::disk_crash::Random;
 use reveille::store::disk_file::RealDisk;
 use reveille::store::disk_memory::MemoryDisk;
@@ -17,56 +24,6 @@ use reveille::store::{
     Durability, ErrorKind, ImageId, LayerId, LayerStore, Result, Volume, VolumeSpec,
 };
 use reveille::units::ByteRange;
-
-const BOOT: [u8; 16] = [1; 16];
-/// Not a multiple of 4,096: the last block is short.
-const SIZE: usize = 40 * 4096 + 1536;
-
-#[derive(Debug)]
-struct Golden {
-    bytes: Vec<u8>,
-    cold: bool,
-}
-
-impl Golden {
-    fn bytes(seed: u8, size: usize) -> Vec<u8> {
-        (0..size).map(|i| (i / 512 + i * 7) as u8 ^ seed).collect()
-    }
-    fn new(seed: u8) -> Arc<Self> {
-        Arc::new(Self {
-            bytes: Self::bytes(seed, SIZE),
-            cold: false,
-        })
-    }
-}
-
-impl Base for Golden {
-    fn id(&self) -> ImageId {
-        ImageId([self.bytes[0]; 32])
-    }
-    fn size(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-    fn try_read(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
-        if self.cold {
-            return Ok(false);
-        }
-        self.read(offset, out).map(|()| true)
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let at = usize::try_from(offset).unwrap();
-        out.copy_from_slice(&self.bytes[at..at + out.len()]);
-        Ok(())
-    }
-}
-
-fn spec(layer: u32, image: &Arc<Golden>, durability: Durability) -> VolumeSpec {
-    VolumeSpec {
-        layer: LayerId(layer),
-        image: Arc::clone(image) as Arc<dyn Base>,
-        durability,
-    }
-}
 
 fn small() -> Options {
     Options {
@@ -82,13 +39,6 @@ fn memory() -> LayerStore {
     LayerStore::open_with(Arc::new(MemoryDisk::new()), BOOT, small())
         .unwrap()
         .0
-}
-
-fn all(volume: &Volume) -> Vec<u8> {
-    let read = volume
-        .read(ByteRange::new(0, volume.size()).unwrap())
-        .unwrap();
-    read.pieces(0..read.len()).collect::<Vec<_>>().concat()
 }
 
 fn bytes(random: &mut Random, len: usize) -> Vec<u8> {
@@ -626,205 +576,58 @@ fn write_until_fenced(me: usize, volume: &Volume) {
     }
 }
 
-#[test]
-fn or_writes_of_many_threads_to_one_sector_lose_no_bit() {
+/// An image that takes its time, so that what is not locked out gets in between.
+#[derive(Debug)]
+struct Slow;
+
+impl Base for Slow {
+    fn id(&self) -> ImageId {
+        ImageId([4; 32])
+    }
+    fn size(&self) -> u64 {
+        64 * 4096
+    }
+    fn try_read(&self, _offset: u64, _out: &mut [u8]) -> Result<bool> {
+        Ok(false)
+    }
+    fn read(&self, _offset: u64, out: &mut [u8]) -> Result<()> {
+        (0..20).for_each(|_| std::thread::yield_now());
+        out.fill(0);
+        Ok(())
+    }
+}
+
+fn over_slow_image(work: impl Fn(u64, &Volume) + Sync) -> Vec<u8> {
     let store = memory();
-    let image = Golden::new(5);
-    let volume = store.volume(spec(1, &image, Durability::Volatile)).unwrap();
-    volume.unmap(ByteRange::new(0, 4096).unwrap()).unwrap();
-    std::thread::scope(|scope| {
-        for bit in 0..8 {
-            let volume = &volume;
-            scope.spawn(move || {
-                (0..64).for_each(|at| volume.or_write(at * 8, &[1 << bit]).unwrap())
-            });
-        }
-    });
-    let held = all(&volume);
-    assert!((0..64).all(|at| held[at * 8] == 0xff));
-}
-
-// --- many layers, few files ---
-
-/// Counts files that are open.
-#[derive(Debug)]
-struct Counting {
-    disk: MemoryDisk,
-    open: Arc<AtomicUsize>,
-    peak: Arc<AtomicUsize>,
-    opened: Mutex<usize>,
-}
-
-#[derive(Debug)]
-struct Counted {
-    file: Arc<dyn File>,
-    open: Arc<AtomicUsize>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Disk for Counting {
-    fn open(&self, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
-        let file = self.disk.open(path, mode)?;
-        *self.opened.lock().unwrap() += 1;
-        let now = self.open.fetch_add(1, Ordering::SeqCst) + 1;
-        self.peak.fetch_max(now, Ordering::SeqCst);
-        Ok(Arc::new(Counted {
-            file,
-            open: Arc::clone(&self.open),
-        }))
-    }
-    fn remove(&self, path: &str) -> Result<()> {
-        self.disk.remove(path)
-    }
-    fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn create_dir(&self, path: &str) -> Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>> {
-        self.disk.list(path)
-    }
-    fn sync_dir(&self, path: &str) -> Result<()> {
-        self.disk.sync_dir(path)
-    }
-}
-
-impl File for Counted {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read_at(offset, out)
-    }
-    fn try_read_at(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
-        self.file.try_read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> Result<()> {
-        self.file.sync()
-    }
-    fn len(&self) -> Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.file.punch(offset, len)
-    }
-    fn allocated(&self) -> Result<u64> {
-        self.file.allocated()
-    }
-}
-
-#[test]
-fn ten_thousand_layers_start_in_well_under_a_second_and_open_no_file_each() {
-    let disk = MemoryDisk::new();
-    let options = Options {
-        files_open: 100,
-        background: false,
-        ..Options::default()
+    let spec = VolumeSpec {
+        layer: LayerId(1),
+        image: Arc::new(Slow),
+        durability: Durability::Volatile,
     };
-    let image = Golden::new(5);
-    let (open, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counting = || {
-        Arc::new(Counting {
-            disk: disk.clone(),
-            open: Arc::clone(&open),
-            peak: Arc::clone(&peak),
-            opened: Mutex::new(0),
-        })
-    };
-    let store = LayerStore::open_with(counting(), BOOT, options.clone())
-        .unwrap()
-        .0;
-    for layer in 0..10_000 {
-        let class = if layer % 2 == 0 {
-            Durability::Durable
-        } else {
-            Durability::Volatile
-        };
-        let volume = store.volume(spec(layer, &image, class)).unwrap();
-        for block in [1, 5, 9] {
-            volume.write(block * 4096, &[layer as u8; 4096]).unwrap();
-        }
-        if class == Durability::Durable {
-            volume.flush().unwrap();
-        }
-    }
-    assert!(
-        peak.load(Ordering::SeqCst) < 200,
-        "{} files were open at once",
-        peak.load(Ordering::SeqCst)
-    );
-    drop(store);
-    assert_eq!(open.load(Ordering::SeqCst), 0);
-    let again = counting();
-    let began = Instant::now();
-    let (store, report) =
-        LayerStore::open_with(Arc::clone(&again) as Arc<dyn Disk>, BOOT, options).unwrap();
-    let took = began.elapsed();
-    println!(
-        "start with 10,000 layers, {} records: {took:?} (unoptimized build)",
-        report.records
-    );
-    assert_eq!((report.layers, report.lost_volatile.len()), (10_000, 0));
-    assert!(
-        *again.opened.lock().unwrap() < 10,
-        "start-up opened {} files",
-        again.opened.lock().unwrap()
-    );
-    let volume = store
-        .volume(spec(77, &image, Durability::Volatile))
-        .unwrap();
-    assert_eq!(all(&volume)[4096..8192], [77; 4096]);
-    // Generous: the test may run unoptimized on a busy machine.
-    assert!(took.as_secs() < 5, "{took:?}");
-}
-
-fn flushes_per_second(dir: &Path, threads: u32) -> (f64, u64) {
-    let store = LayerStore::open(Arc::new(RealDisk::new(dir)), BOOT)
-        .unwrap()
-        .0;
-    let image = Golden::new(5);
-    let rounds = 200 / threads.min(20);
-    let began = Instant::now();
+    let volume = store.volume(spec).unwrap();
+    let start = std::sync::Barrier::new(8);
     std::thread::scope(|scope| {
-        for layer in 0..threads {
-            let volume = store
-                .volume(spec(layer, &image, Durability::Durable))
-                .unwrap();
+        for me in 0..8 {
+            let (work, volume, start) = (&work, &volume, &start);
             scope.spawn(move || {
-                for round in 0..u64::from(rounds) {
-                    volume.write(round % 40 * 4096, &[1; 4096]).unwrap();
-                    volume.flush().unwrap();
+                for block in 0..64 {
+                    start.wait();
+                    work(me + 8 * block, volume);
                 }
             });
         }
     });
-    (
-        f64::from(rounds * threads) / began.elapsed().as_secs_f64(),
-        store.journal_syncs(),
-    )
+    all(&volume)
 }
 
 #[test]
-fn flushes_of_many_layers_share_journal_syncs() {
-    for threads in [1, 32] {
-        let dir = tempfile::tempdir().unwrap();
-        let (rate, syncs) = flushes_per_second(dir.path(), threads);
-        let flushes = 200 / threads.min(20) * threads;
-        println!(
-            "{threads} threads: {rate:.0} flushes/s, {syncs} journal syncs for {flushes} flushes"
-        );
-        assert!(
-            threads == 1 || syncs * 3 < u64::from(flushes) * 2,
-            "{syncs} syncs for {flushes} flushes"
-        );
-    }
+fn first_writes_to_the_sectors_of_one_block_do_not_swallow_each_other() {
+    let held = over_slow_image(|sector, volume| volume.write(sector * 512, &[7; 512]).unwrap());
+    assert!(held.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn or_writes_of_many_threads_to_one_sector_lose_no_bit() {
+    let held = over_slow_image(|n, volume| volume.or_write(n / 8 * 4096, &[1 << (n % 8)]).unwrap());
+    assert!(held.iter().step_by(4096).all(|byte| *byte == 0xff));
 }

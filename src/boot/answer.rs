@@ -212,6 +212,14 @@ impl Service {
                 ask.mac
             ));
         }
+        if let Some(node) = self.house.node(ask.mac)
+            && self.house.is_booted(&node.name)
+        {
+            let name = &node.name;
+            return Err(format!(
+                "the boot of {name} is over: its operating system has logged in"
+            ));
+        }
         let peer = ask.peer.to_canonical();
         match state.contexts.get(ask.mac).and_then(|a| a.ip) {
             Some(ip) if IpAddr::V4(ip) == peer => Ok(()),

@@ -17,6 +17,8 @@ pub(crate) trait House: fmt::Debug + Send + Sync + 'static {
     fn fixed_addresses(&self) -> Vec<Ipv4Addr>;
     /// May it boot now?
     fn admission(&self, node: &NodeName) -> Admission;
+    /// Did the operating system of its boot under way log in?
+    fn is_booted(&self, node: &NodeName) -> bool;
     /// Where events are told.
     fn bus(&self) -> &Bus;
     /// Makes the node's disk ready. May block.
@@ -36,6 +38,10 @@ impl House for Head {
 
     fn admission(&self, node: &NodeName) -> Admission {
         self.gate().ask(node)
+    }
+
+    fn is_booted(&self, node: &NodeName) -> bool {
+        Head::is_booted(self, node)
     }
 
     fn bus(&self) -> &Bus {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::facts::Arch;
 use crate::catalog::NodeRecord;
-use crate::names::{Iqn, Mac, NameError, NodeName};
+use crate::names::{Iqn, Mac, NodeName};
 
 /// Where the machine asks again.
 #[derive(Clone, Debug)]
@@ -33,13 +33,6 @@ pub(crate) struct Disk<'a> {
     pub(crate) auth: bool,
 }
 
-/// The target's and the initiator's name of a node.
-pub(crate) fn names(prefix: &str, node: &NodeName) -> Result<(Iqn, Iqn), NameError> {
-    let target = Iqn::parse(&format!("{prefix}:{node}"))?;
-    let initiator = Iqn::parse(&format!("{prefix}:{node}.initiator"))?;
-    Ok((target, initiator))
-}
-
 /// The address of a machine's script.
 pub(crate) fn boot_url(base: &str, mac: Mac, arch: Arch) -> String {
     format!("{base}/boot?mac={mac}&arch={arch}")
@@ -60,7 +53,8 @@ pub(crate) fn who(base: &str) -> String {
 /// Boots the node's disk. The error says what is wrong with the node, for the screen.
 pub(crate) fn boot(ask: &Ask<'_>, disk: &Disk<'_>) -> Result<String, String> {
     let name = &disk.node.name;
-    let (target, initiator) = names(disk.iqn_prefix, name).map_err(|e| e.to_string())?;
+    let target = Iqn::target_of(disk.iqn_prefix, name);
+    let initiator = Iqn::initiator_of(disk.iqn_prefix, name);
     let IpAddr::V4(host) = disk.portal.ip().to_canonical() else {
         return Err("the iSCSI portal has no IPv4 address; set `[iscsi] listen` to one".to_owned());
     };

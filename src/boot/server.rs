@@ -21,12 +21,11 @@ use super::http::{Web, router};
 use super::lease::Pool;
 use super::links::{self, Interface};
 use super::listener::{Bounded, Ends};
-use super::script;
 use super::service::{DhcpMode, Port, Service, Settings};
 use crate::catalog::PendingRecord;
 use crate::head::Head;
 use crate::limits;
-use crate::names::NodeName;
+use crate::names::Iqn;
 
 /// How boot services are to run.
 #[derive(Clone, Debug)]
@@ -215,12 +214,8 @@ impl Running {
 
 fn check(options: &Options) -> Result<(), BootError> {
     let wrong = |text: String| Err(BootError::new(BootErrorKind::Settings, text));
-    let longest = "n".repeat(NodeName::LEN_MAX);
-    let name = NodeName::parse(&longest).expect("a name of the longest length");
-    if let Err(error) = script::names(&options.iqn_prefix, &name) {
-        return wrong(format!(
-            "`[iscsi] iqn_prefix` makes no iSCSI names: {error}"
-        ));
+    if let Err(error) = Iqn::parse_prefix(&options.iqn_prefix) {
+        return wrong(format!("`[iscsi] iqn_prefix`: {error}"));
     }
     if options
         .domain

@@ -11,7 +11,8 @@ use super::output::{Format, print_one, print_text};
 use super::{Exit, progress};
 use crate::api::{BootAsk, CampaignView, PowerAsk, PowerFailure, Started};
 use crate::names::{NodeName, NodeSet};
-use crate::wave::{NodeState, Until};
+use crate::units::UnixMillis;
+use crate::wave::{Entry, NodeState, Until};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BootArgs {
@@ -155,32 +156,50 @@ fn show(bar: &ProgressBar, view: &CampaignView) {
 
 /// The end of a campaign: figures on stdout, failed nodes on stderr, the exit code that fits.
 fn report(view: &CampaignView, format: Format) -> anyhow::Result<Exit> {
-    print_one(view, format, || {
-        let s = view.summary;
-        let end = view.finished.unwrap_or(view.started);
-        let took = end.since(view.started);
-        let mut text = format!(
-            "campaign {}: {} of {} nodes up in {}.{} s, {} failed\n",
-            view.id,
-            s.up,
-            s.nodes,
-            took / 1000,
-            took % 1000 / 100,
-            s.failed
-        );
-        for entry in &view.nodes {
-            if let NodeState::Failed { stage, reason } = &entry.at {
-                text += &format!("  {} failed at {stage}: {reason}\n", entry.node);
-            }
-        }
-        text
-    })?;
-    let failed = view
+    print_one(view, format, || describe(view))?;
+    let failed = |e: &&Entry| matches!(e.state, NodeState::Failed { .. });
+    let names: NodeSet = view
         .nodes
         .iter()
-        .filter(|e| matches!(e.at, NodeState::Failed { .. }));
-    let failed: NodeSet = failed.map(|e| e.node.clone()).collect();
-    Ok(tell_failed(&failed, view.summary.up > 0))
+        .filter(failed)
+        .map(|e| e.node.clone())
+        .collect();
+    let late = |e: &Entry| matches!(e.state, NodeState::Failed { timed_out, .. } if timed_out);
+    let all_late = view.nodes.iter().filter(failed).all(late);
+    Ok(match tell_failed(&names, view.summary.up > 0) {
+        Exit::Failed if all_late => Exit::TimedOut,
+        exit => exit,
+    })
+}
+
+/// A campaign in words, with the reason of each failed node.
+pub(super) fn describe(view: &CampaignView) -> String {
+    let s = view.summary;
+    let now = UnixMillis::now();
+    let took = view.finished.unwrap_or(now).since(view.started);
+    let mut text = format!(
+        "campaign {}: {} of {} nodes up {} {}.{} s, {} failed\n",
+        view.id,
+        s.up,
+        s.nodes,
+        if view.finished.is_some() {
+            "in"
+        } else {
+            "after"
+        },
+        took / 1000,
+        took % 1000 / 100,
+        s.failed
+    );
+    for entry in &view.nodes {
+        if let NodeState::Failed {
+            failed_at, reason, ..
+        } = &entry.state
+        {
+            text += &format!("  {} failed at {failed_at}: {reason}\n", entry.node);
+        }
+    }
+    text
 }
 
 fn tell_failed(failed: &NodeSet, some_good: bool) -> Exit {

@@ -4,6 +4,7 @@
 //! everything else to stderr. Exit codes are one enum, [`Exit`].
 
 mod boot;
+mod campaign;
 mod config;
 mod door;
 mod events;
@@ -89,6 +90,9 @@ enum Command {
     Reboot(boot::BootArgs),
     /// Switches nodes off
     Off(boot::OffArgs),
+    /// Mass boots under way and past
+    #[command(subcommand, visible_alias = "campaigns")]
+    Campaign(campaign::Verb),
     /// Shows where each node stands
     Status(status::Args),
     /// Shows what happened
@@ -172,6 +176,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Boot(args) => boot::boot(&door, args, false).await,
             Command::Reboot(args) => boot::boot(&door, args, true).await,
             Command::Off(args) => boot::off(&door, args).await,
+            Command::Campaign(verb) => campaign::run(&door, verb).await,
             Command::Status(args) => status::run(&door, args).await,
             Command::Events(args) => events::run(&door, args).await,
             Command::Serve | Command::Config(_) | Command::Completion { .. } => Ok(Exit::Good),

@@ -173,12 +173,11 @@ fn iscsi(file: Iscsi) -> Result<IscsiSettings, String> {
     let prefix = file
         .iqn_prefix
         .unwrap_or_else(|| "iqn.2026-11.internal.reveille".into());
-    // The longest node name must still fit behind it.
-    let longest = format!("{prefix}:{}.initiator", "n".repeat(63));
-    Iqn::parse(&longest).map_err(|e| format!("iscsi.iqn_prefix `{prefix}`: {}", e.why))?;
+    let prefix = Iqn::parse_prefix(&prefix)
+        .map_err(|e| format!("iscsi.iqn_prefix `{prefix}`: {}", e.why))?;
     Ok(IscsiSettings {
         listen,
-        iqn_prefix: prefix.to_ascii_lowercase(),
+        iqn_prefix: prefix.to_string(),
         chap: matches!(file.auth, None | Some(Auth::Chap)),
         workers: file.workers.unwrap_or(0),
     })
@@ -196,7 +195,9 @@ fn boot(file: Boot) -> Result<Option<BootSettings>, String> {
     let range = range.map(|r| parse_range(&r)).transpose()?;
     match (dhcp, range) {
         (DhcpMode::Server, None) => {
-            return Err("boot.dhcp is \"server\" but boot.range is missing; give the addresses for nodes, like \"10.0.0.100-10.0.0.199\"".into());
+            let why = "boot.dhcp is \"server\" but boot.range is missing; \
+                       give the addresses for nodes, like \"10.0.0.100-10.0.0.199\"";
+            return Err(why.into());
         }
         (DhcpMode::Proxy | DhcpMode::Off, Some(_)) => {
             return Err("boot.range is set but boot.dhcp is not \"server\"; remove one".into());

@@ -33,7 +33,12 @@ pub struct Ready {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let portals: Vec<String> = self.iscsi.iter().map(ToString::to_string).collect();
-        write!(f, "ready iscsi={} socket={}", portals.join(","), self.socket.display())?;
+        write!(
+            f,
+            "ready iscsi={} socket={}",
+            portals.join(","),
+            self.socket.display()
+        )?;
         match &self.boot {
             Some(boot) => write!(f, " {boot}"),
             None => f.write_str(" boot=off"),
@@ -74,7 +79,8 @@ async fn serve(
         fallbacks: options::fallbacks(settings)?,
     };
     let pool = Arc::clone(head.pool());
-    let iscsi = Server::start(Arc::clone(&head), pool, options::iscsi(settings)).context("iSCSI")?;
+    let iscsi =
+        Server::start(Arc::clone(&head), pool, options::iscsi(settings)).context("iSCSI")?;
     let boot = options::boot(settings, iscsi.addresses())
         .map(|options| BootServices::start(Arc::clone(&head), &options))
         .transpose()

@@ -90,6 +90,13 @@ impl Bus {
         boot
     }
 
+    /// Takes up a boot that began before this process did, unless a newer one is known.
+    pub fn resume_boot(&self, node: &NodeName, boot: BootId) {
+        let mut inner = self.lock();
+        let now = inner.nodes.entry(node.clone()).or_default();
+        now.boot.get_or_insert(boot);
+    }
+
     /// The boot attempt of `node` under way, or its last one.
     #[must_use]
     pub fn current_boot(&self, node: &NodeName) -> Option<BootId> {
@@ -146,6 +153,16 @@ mod test {
         let boots: Vec<_> = kept.iter().map(|e| e.boot).collect();
         assert_eq!(boot, BootId(42));
         assert_eq!(boots, [None, Some(boot), Some(boot), None]);
+    }
+
+    #[test]
+    fn a_boot_goes_on_after_a_restart_unless_a_newer_one_began() {
+        let bus = Bus::new(9);
+        bus.resume_boot(&node("a"), BootId(7));
+        assert_eq!(bus.current_boot(&node("a")), Some(BootId(7)));
+        let newer = bus.begin_boot(&node("a"), "test");
+        bus.resume_boot(&node("a"), BootId(7));
+        assert_eq!(bus.current_boot(&node("a")), Some(newer));
     }
 
     #[tokio::test]

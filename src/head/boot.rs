@@ -87,6 +87,8 @@ impl Head {
         } else {
             self.binding_for_os(&record, &mut run)?
         };
+        // After a restart of the head the events of a boot that goes on still belong to it.
+        self.bus.resume_boot(node, binding.boot);
         let volume = self
             .open_volume(&binding)
             .map_err(|e| e.within(format!("node `{node}`: the disk cannot be opened")))?;
@@ -98,6 +100,15 @@ impl Head {
             binding,
             volume,
         })
+    }
+
+    /// True when the operating system of the node's boot under way has logged in: that boot is over, and a
+    /// script with its secret is nobody's any more. Never waits.
+    #[must_use]
+    pub fn is_booted(&self, node: &NodeName) -> bool {
+        let run = self.runs.of(node);
+        let seen = run.try_lock().ok().and_then(|run| run.os_seen);
+        seen.is_some() && seen == self.bus.current_boot(node)
     }
 
     pub(super) fn record(&self, node: &NodeName) -> Result<Arc<NodeRecord>> {
@@ -137,12 +148,24 @@ impl Head {
         if self.is_lost(binding) {
             return gone("its ephemeral layer went with the last restart of the head's machine");
         }
+        if self.is_torn(binding) {
+            return gone(
+                "the head's machine went down under it, and writes it had not flushed may be missing",
+            );
+        }
         Ok(Arc::clone(binding))
     }
 
     /// True for an ephemeral binding of a boot before the host was restarted: its layer was never durable.
     pub(super) fn is_lost(&self, binding: &Binding) -> bool {
         binding.mode == LayerMode::Ephemeral && binding.boot.0 <= self.lost_boots
+    }
+
+    /// True for a persistent binding of a boot before the host went down without an orderly stop of the head.
+    /// Its layer is as sound as a disk after a power cut; but the system that was running believes in writes
+    /// that were answered and not flushed, so it must not go on with it.
+    fn is_torn(&self, binding: &Binding) -> bool {
+        binding.mode == LayerMode::Persistent && binding.boot.0 <= self.torn_boots
     }
 
     fn prepare(&self, record: &NodeRecord, boot: BootId, run: &mut Run) -> Result<Arc<Binding>> {

@@ -66,6 +66,11 @@ const BOOTS: &str = "boots";
 const CAMPAIGNS: &str = "campaigns";
 /// Boots up to this one lost their ephemeral layers with a restart of the host.
 const LOST_BOOTS: &str = "lost_boots";
+/// Boots up to this one may have lost what their persistent layers had not flushed: the host went down
+/// under a head that was not stopped.
+const TORN_BOOTS: &str = "torn_boots";
+/// The start of the host during which this head was stopped in order last.
+const CLEAN_STOP: &str = "clean_stop";
 /// The start of the host during which this head ran last.
 const HOST_BOOT: &str = "host_boot";
 
@@ -88,6 +93,9 @@ pub struct Head {
     collection: collect::Collection,
     /// Ephemeral layers of boots up to this one are lost.
     lost_boots: u64,
+    /// Persistent layers of boots up to this one may lack what was answered and not flushed.
+    torn_boots: u64,
+    host_boot: String,
     /// Last, so that the directory is let go when all else is closed.
     _state: StateDir,
 }
@@ -128,20 +136,22 @@ impl Head {
             Some(id) => id.clone(),
             None => state_dir::host_boot_id()?,
         };
-        let (last_boot, lost_boots) = begin(&catalog, &host_boot)?;
+        let begun = begin(&catalog, &host_boot)?;
         let root = state.make_dir("store")?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
         let (store, recovery) = Store::open(&disk, &host_boot)?;
         tell(&recovery);
         let head = Self {
-            bus: Arc::new(Bus::new(last_boot)),
+            bus: Arc::new(Bus::new(begun.last_boot)),
             gate: Gate::default(),
             runs: boot::Runs::default(),
             waiting: pending::Waiting::from(&catalog.snapshot()),
             collection: collect::Collection::default(),
             catalog,
             store,
-            lost_boots,
+            lost_boots: begun.lost_boots,
+            torn_boots: begun.torn_boots,
+            host_boot,
             _state: state,
         };
         head.drop_stray_layers()?;
@@ -156,6 +166,14 @@ impl Head {
         }
         if let Err(error) = self.store.layers.close() {
             tracing::error!(%error, "a layer was not flushed");
+            return;
+        }
+        let stopped = self.catalog.transact(|changes| {
+            changes.set_fact(CLEAN_STOP, &self.host_boot)?;
+            Ok::<_, HeadError>(())
+        });
+        if let Err(error) = stopped {
+            tracing::warn!(%error, "the orderly stop was not written down");
         }
     }
 
@@ -239,17 +257,35 @@ fn tell(recovery: &Recovery) {
     }
 }
 
-/// Reserves boot ids, and notes whether the host was restarted since. Answers the last boot id that may have
-/// been given out, and the last one whose ephemeral layer is lost.
-fn begin(catalog: &Catalog, host_boot: &str) -> Result<(u64, u64)> {
+/// What a head knows of earlier boots when it opens.
+struct Begun {
+    /// The last boot id that may have been given out.
+    last_boot: u64,
+    lost_boots: u64,
+    torn_boots: u64,
+}
+
+/// Reserves boot ids, and notes whether the host was restarted since, and whether in order.
+fn begin(catalog: &Catalog, host_boot: &str) -> Result<Begun> {
     catalog.transact(|changes| {
-        let last = changes.view().counter(BOOTS);
-        if changes.view().fact(HOST_BOOT) != Some(host_boot) {
+        let last_boot = changes.view().counter(BOOTS);
+        let before = changes.view().fact(HOST_BOOT).map(str::to_owned);
+        if before.as_deref() != Some(host_boot) {
+            let in_order = before.is_some() && changes.view().fact(CLEAN_STOP) == before.as_deref();
             changes.set_fact(HOST_BOOT, host_boot)?;
-            changes.set_counter(LOST_BOOTS, last)?;
+            changes.set_counter(LOST_BOOTS, last_boot)?;
+            if !in_order {
+                changes.set_counter(TORN_BOOTS, last_boot)?;
+            }
         }
-        changes.set_counter(BOOTS, last.saturating_add(limits::BOOT_ID_BLOCK))?;
-        Ok((last, changes.view().counter(LOST_BOOTS)))
+        // From here on only another orderly stop counts.
+        changes.set_fact(CLEAN_STOP, "")?;
+        changes.set_counter(BOOTS, last_boot.saturating_add(limits::BOOT_ID_BLOCK))?;
+        Ok(Begun {
+            last_boot,
+            lost_boots: changes.view().counter(LOST_BOOTS),
+            torn_boots: changes.view().counter(TORN_BOOTS),
+        })
     })
 }
 

@@ -13,8 +13,11 @@ const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// Bytes of each class kept per thread.
 const KEPT_BYTES: usize = 4 << 20;
 
+/// Free buffers by class.
+type FreeLists = [Vec<Box<[u8]>>; CLASSES.len()];
+
 thread_local! {
-    static FREE: RefCell<[Vec<Box<[u8]>>; CLASSES.len()]> = const { RefCell::new([const { Vec::new() }; CLASSES.len()]) };
+    static FREE: RefCell<FreeLists> = const { RefCell::new([const { Vec::new() }; CLASSES.len()]) };
 }
 
 /// A writable run of bytes. What it holds before it is written is unspecified bytes of this process's own

@@ -177,7 +177,8 @@ impl CrashDisk {
         locked(&self.tape).calls
     }
 
-    /// Makes the call number `call` (counted from the disk's beginning) fail; with `lasting` all later ones too.
+    /// Makes the call number `call` (counted from the disk's beginning) fail; with `lasting` all later ones
+    /// too.
     pub fn fail_call(&self, call: u64, kind: io::ErrorKind, lasting: bool) {
         locked(&self.tape).failure = Some(Failure {
             call,
@@ -213,6 +214,27 @@ impl CrashDisk {
             image.files[*inode].write(*offset, &bytes[..torn - torn % whole.unwrap_or(1)]);
         }
         image.finish(&tape)
+    }
+
+    /// The disk as the next process finds it when this one dies after `moment` operations: everything
+    /// written is there, and what was not synced is still not durable.
+    #[must_use]
+    pub fn fork_at(&self, moment: usize) -> Self {
+        let tape = locked(&self.tape);
+        let ops: Vec<Op> = tape.ops.iter().take(moment).cloned().collect();
+        let mut image = Image::begin(&tape);
+        ops.iter().for_each(|op| image.apply(op));
+        let fork = Tape {
+            ops,
+            names: image.names,
+            files: image.files,
+            dirs: tape.dirs.clone(),
+            start: tape.start.clone(),
+            ..Tape::default()
+        };
+        Self {
+            tape: Arc::new(Mutex::new(fork)),
+        }
     }
 
     /// What a power cut after `moment` operations may leave: all cases if there are at most `bound`, else

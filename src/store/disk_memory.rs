@@ -7,12 +7,13 @@ use super::disk::{Disk, File, OpenMode};
 use super::error::{Error, ErrorKind, Result};
 
 const PAGE: u64 = 4096;
+const PAGE_LEN: usize = 4096;
 
 /// Bytes of a file: only the pages that were written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sparse {
     // Shared by copies until one of them writes.
-    pages: BTreeMap<u64, Arc<[u8; PAGE as usize]>>,
+    pages: BTreeMap<u64, Arc<[u8; PAGE_LEN]>>,
     len: u64,
 }
 
@@ -56,7 +57,7 @@ impl Sparse {
             let held = self
                 .pages
                 .entry(page)
-                .or_insert_with(|| Arc::new([0; PAGE as usize]));
+                .or_insert_with(|| Arc::new([0; PAGE_LEN]));
             let held = Arc::make_mut(held);
             held[at..at + n].copy_from_slice(&bytes[from..from + n]);
         });
@@ -108,7 +109,7 @@ fn for_pages(offset: u64, len: usize, mut each: impl FnMut(u64, usize, usize, us
     while done < len {
         let at = offset + done as u64;
         let inside = usize::try_from(at % PAGE).unwrap_or(0);
-        let n = (len - done).min(PAGE as usize - inside);
+        let n = (len - done).min(PAGE_LEN - inside);
         each(at / PAGE, inside, done, n);
         done += n;
     }

@@ -1,8 +1,9 @@
 //! What a LUN serves: a layer over an image.
 //!
-//! A read is planned under the layer's own lock (which runs come from the layer's file, which are zeros, which
-//! are the image's) and carried out after it is let go. A change holds the lock of the blocks it touches:
-//! the data goes to the file, then the change of the map to the soft log, then to memory; then it is acknowledged.
+//! A read is planned under the layer's own lock (which runs come from the layer's file, which are zeros,
+//! which are the image's) and carried out after it is let go. A change holds the lock of the blocks it
+//! touches: the data goes to the file, then the change of the map to the soft log, then to memory; then it
+//! is acknowledged.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -359,10 +360,6 @@ impl Volume {
 
     // What must be put before and behind the data so that no block of the file is half filled, and the
     // blocks that become present.
-    #[expect(
-        clippy::type_complexity,
-        reason = "three small answers of one look at the map"
-    )]
     fn write_plan(
         &self,
         range: ByteRange,

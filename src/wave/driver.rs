@@ -31,7 +31,7 @@ pub enum CampaignError {
     #[error("{0}")]
     Busy(String),
     /// No such campaign.
-    #[error("there is no campaign {0}; `status` names the ones that run")]
+    #[error("there is no campaign {0} under way; see `reveille campaign ls`")]
     NotFound(u64),
 }
 
@@ -107,7 +107,10 @@ impl Waves {
                 )));
             }
         }
-        let id = self.head.next_campaign().map_err(|e| CampaignError::Busy(e.to_string()))?;
+        let id = self
+            .head
+            .next_campaign()
+            .map_err(|e| CampaignError::Busy(e.to_string()))?;
         let (nodes, wave) = (spec.nodes.len(), spec.wave);
         let owned = spec.nodes.iter().map(|n| (n.name.clone(), id));
         state.owner.extend(owned);

@@ -40,9 +40,11 @@ pub enum NodeState {
     /// Given up.
     Failed {
         /// The stage it did not get past.
-        stage: Stage,
+        failed_at: Stage,
         /// What was seen, and what to do.
         reason: String,
+        /// It ran out of time, and nothing worse.
+        timed_out: bool,
     },
 }
 
@@ -55,7 +57,7 @@ pub struct Entry {
     pub power: bool,
     /// Its state.
     #[serde(flatten)]
-    pub at: NodeState,
+    pub state: NodeState,
     /// Attempts begun.
     pub attempts: u32,
     /// The furthest stage of this attempt.
@@ -146,7 +148,7 @@ impl Machine {
         let entry = |n: &super::spec::SpecNode| Entry {
             node: n.name.clone(),
             power: n.power,
-            at: if n.up && !spec.restart {
+            state: if n.up && !spec.restart {
                 NodeState::Up {
                     at: now,
                     took_ms: 0,
@@ -186,8 +188,8 @@ impl Machine {
             let entry = &self.entries[i];
             self.index.insert(entry.node.clone(), i);
             self.counts.nodes += 1;
-            *count_of(&mut self.counts, &entry.at) += 1;
-            if entry.at == NodeState::Queued {
+            *count_of(&mut self.counts, &entry.state) += 1;
+            if entry.state == NodeState::Queued {
                 let queued = entry.power || entry.seen;
                 let node = entry.node.clone();
                 self.effects.push_back(Effect::Hold { node, queued });
@@ -257,11 +259,11 @@ impl Machine {
     /// The power driver failed for a node.
     pub fn power_failed(&mut self, node: &NodeName, error: &str, now: UnixMillis) {
         if let Some(&i) = self.index.get(node)
-            && matches!(self.entries[i].at, NodeState::Booting { .. })
+            && matches!(self.entries[i].state, NodeState::Booting { .. })
         {
             let reason = format!("power: {error}");
             let next = "run the power command by hand".to_owned();
-            self.attempt_failed(i, reason, next, now);
+            self.attempt_failed(i, (reason, next), false, now);
             self.fill(now);
         }
     }
@@ -270,15 +272,15 @@ impl Machine {
     pub fn tick(&mut self, now: UnixMillis) {
         for i in 0..self.entries.len() {
             let entry = &self.entries[i];
-            let since = match entry.at {
+            let since = match entry.state {
                 NodeState::Booting { since } => since,
                 NodeState::Queued if !entry.power && !entry.seen => self.started,
                 _ => continue,
             };
             if now.since(since) >= self.spec.timeout_ms {
                 let seconds = self.spec.timeout_ms / 1000;
-                let (reason, next) = diagnose(entry, seconds);
-                self.attempt_failed(i, reason, next, now);
+                let cause = diagnose(entry, seconds);
+                self.attempt_failed(i, cause, true, now);
             }
         }
         self.fill(now);
@@ -288,11 +290,12 @@ impl Machine {
     pub fn abort(&mut self, now: UnixMillis) {
         for i in 0..self.entries.len() {
             let entry = &self.entries[i];
-            if matches!(entry.at, NodeState::Queued | NodeState::Booting { .. }) {
+            if matches!(entry.state, NodeState::Queued | NodeState::Booting { .. }) {
                 self.effects.push_back(Effect::Admit(entry.node.clone()));
                 let failed = NodeState::Failed {
-                    stage: entry.stage,
+                    failed_at: entry.stage,
                     reason: "the campaign was aborted".to_owned(),
+                    timed_out: false,
                 };
                 self.enter(i, failed);
             }
@@ -302,7 +305,7 @@ impl Machine {
 
     fn boot_started(&mut self, i: usize, boot: Option<BootId>) {
         let entry = &mut self.entries[i];
-        if matches!(entry.at, NodeState::Queued | NodeState::Booting { .. }) {
+        if matches!(entry.state, NodeState::Queued | NodeState::Booting { .. }) {
             entry.boot = boot;
             entry.stage = Stage::Off;
         }
@@ -319,7 +322,7 @@ impl Machine {
             return;
         }
         entry.stage = entry.stage.max(stage);
-        match entry.at {
+        match entry.state {
             NodeState::Queued if !entry.seen => {
                 entry.seen = true;
                 if self.startable.insert(i) {
@@ -338,7 +341,14 @@ impl Machine {
         }
     }
 
-    fn attempt_failed(&mut self, i: usize, reason: String, next: String, now: UnixMillis) {
+    /// `cause` is what was seen, and what to do.
+    fn attempt_failed(
+        &mut self,
+        i: usize,
+        cause: (String, String),
+        timed_out: bool,
+        now: UnixMillis,
+    ) {
         if self.spec.wave == WaveSize::Auto {
             self.wave = (self.wave / 2).max(1);
         }
@@ -349,11 +359,13 @@ impl Machine {
             self.start(i, now);
             return;
         }
+        let (reason, next) = cause;
         let stage = entry.stage;
         let node = entry.node.clone();
         let failed = NodeState::Failed {
-            stage,
+            failed_at: stage,
             reason: format!("{reason}; {next}"),
+            timed_out,
         };
         self.enter(i, failed);
         // Given up, not locked out: if it comes later it boots.
@@ -392,9 +404,9 @@ impl Machine {
     /// Changes the state of a node and what is derived from it.
     fn enter(&mut self, i: usize, state: NodeState) {
         let entry = &mut self.entries[i];
-        *count_of(&mut self.counts, &entry.at) -= 1;
+        *count_of(&mut self.counts, &entry.state) -= 1;
         *count_of(&mut self.counts, &state) += 1;
-        entry.at = state;
+        entry.state = state;
         self.startable.remove(&i);
     }
 
@@ -441,7 +453,8 @@ fn diagnose(entry: &Entry, seconds: u64) -> (String, String) {
         ),
         Stage::Off | Stage::Powered => (
             "power was switched on but no DHCP request came",
-            "check that it boots from the network first, its cable, its MAC address, and the switch port's spanning tree",
+            "check that it boots from the network first, its cable, its MAC address, and the \
+             switch port's spanning tree",
         ),
         Stage::Dhcp => (
             "it got a DHCP answer but fetched neither a loader nor a script",

@@ -148,7 +148,7 @@ fn a_refused_login_is_part_of_the_reason() {
     machine.apply(&event(0, 1, refused), UnixMillis(2));
     machine.tick(UnixMillis(70_000));
     assert!(matches!(
-        &machine.entries()[0].at,
+        &machine.entries()[0].state,
         NodeState::Failed { reason, .. } if reason.contains("wrong secret")
     ));
 }
@@ -190,6 +190,24 @@ fn a_campaign_read_back_goes_on() {
     again.apply(&event(0, 2, started()), UnixMillis(6));
     again.apply(&event(0, 2, ready()), UnixMillis(7));
     assert_eq!(powered(&drain(&mut again)), [(name(1), Action::On)]);
+}
+
+#[test]
+fn a_campaign_with_a_failed_node_reads_back_whole() {
+    let mut machine = Machine::new(spec(2, WaveSize::Fixed(2), false), UnixMillis(0));
+    machine.apply(&event(0, 1, script()), UnixMillis(1));
+    machine.tick(UnixMillis(70_000));
+    let text = serde_json::to_string(&machine).unwrap();
+    let again: Machine = serde_json::from_str(&text).unwrap();
+    assert_eq!(again.entries(), machine.entries());
+    assert!(matches!(
+        &again.entries()[0].state,
+        NodeState::Failed {
+            failed_at: Stage::Script,
+            timed_out: true,
+            ..
+        }
+    ));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A real head in a directory of its own, on loopback, for tests that talk to it from outside.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "helpers of tests")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;

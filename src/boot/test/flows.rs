@@ -301,6 +301,20 @@ fn a_secret_is_told_to_nobody_else() {
 }
 
 #[test]
+fn a_secret_is_told_no_more_once_the_operating_system_is_in() {
+    let rig = rig(DhcpMode::Server, vec![node("n1")]);
+    rig.lease(bios_ipxe);
+    assert!(rig.script(HOME).contains("password"));
+    let name = crate::names::NodeName::parse("n1").unwrap();
+    rig.table.booted.lock().unwrap().insert(name);
+    let text = rig.script(HOME);
+    assert!(
+        text.contains("its operating system has logged in") && !text.contains("password"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_waiting_node_survives_a_restart_of_the_head() {
     let before = rig(DhcpMode::Server, vec![node("n1")]);
     let ip = before.lease(bios_ipxe).yiaddr;
@@ -441,10 +455,15 @@ fn the_boot_server_port_answers_its_asker() {
 fn a_node_waits_with_its_place_until_its_wave_is_on() {
     let mut rig = rig(DhcpMode::Server, vec![node("n1")]);
     let name = node("n1").name;
-    rig.table.gate.hold(&name, 12);
+    let before: Vec<_> = (1..12).map(|i| node(&format!("b{i}")).name).collect();
+    for other in before.iter().chain([&name]) {
+        rig.table.gate.hold(other, true);
+    }
     assert_eq!(rig.lease(bios_ipxe).file, SCRIPT_URL.as_bytes());
     for place in [12, 12, 11, 3] {
-        rig.table.gate.hold(&name, place);
+        for other in &before[..12 - place] {
+            rig.table.gate.admit(other);
+        }
         let text = rig.script(HOME);
         assert!(text.contains(&format!("n1 waits its turn to boot: place {place} ")));
         assert!(!text.contains("password"));
@@ -471,7 +490,7 @@ fn a_local_node_goes_on_at_once_whatever_the_wave() {
         ..node("n1")
     };
     let rig = rig(DhcpMode::Server, vec![local]);
-    rig.table.gate.hold(&node("n1").name, 5);
+    rig.table.gate.hold(&node("n1").name, true);
     rig.lease(|m| ipxe(m, 7));
     assert!(rig.script(HOME).ends_with("exit 1\n"));
     assert!(rig.table.prepared.lock().unwrap().is_empty());

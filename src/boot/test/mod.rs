@@ -4,7 +4,7 @@
 mod flows;
 mod live;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,7 @@ struct Table {
     pending: Mutex<Vec<PendingRecord>>,
     prepared: Mutex<Vec<BootId>>,
     broken: Mutex<Option<HeadErrorKind>>,
+    booted: Mutex<HashSet<NodeName>>,
 }
 
 impl Table {
@@ -35,6 +36,7 @@ impl Table {
             pending: Mutex::default(),
             prepared: Mutex::default(),
             broken: Mutex::default(),
+            booted: Mutex::default(),
         });
         nodes.into_iter().for_each(|n| table.add(n));
         table
@@ -83,6 +85,10 @@ impl House for Table {
             .values()
             .filter_map(|n| n.ip)
             .collect()
+    }
+
+    fn is_booted(&self, node: &NodeName) -> bool {
+        self.booted.lock().unwrap().contains(node)
     }
 
     fn admission(&self, node: &NodeName) -> Admission {

@@ -188,6 +188,33 @@ fn a_restart_of_the_host_ends_ephemeral_boots_with_a_reason() {
 }
 
 #[test]
+fn a_crash_of_the_host_ends_persistent_boots_and_keeps_their_layers() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512]).unwrap();
+    disk.volume.flush().unwrap();
+    drop(disk);
+    bench.restart_host();
+    let words = ["n1", "not flushed", "boot the node anew"];
+    refused(bench.login("n1", false), HeadErrorKind::Gone, &words);
+    bench.boot("n1");
+    assert_eq!(byte(&bench.os("n1"), 0), 9);
+}
+
+#[test]
+fn a_host_that_goes_down_in_order_ends_no_persistent_boot() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512]).unwrap();
+    drop(disk);
+    bench.head().close();
+    bench.restart_host();
+    assert_eq!(byte(&bench.os("n1"), 0), 9);
+}
+
+#[test]
 fn a_node_that_cannot_boot_says_why() {
     let bench = Bench::new();
     bench.import("d", 1);

@@ -354,7 +354,7 @@ fn what_a_qcow2_needs_beyond_itself_is_refused_with_the_way_out() {
     let path = files.path("q");
     let create = |options: &[&str]| {
         let args = [&["create", "-q", "-f", "qcow2"], options].concat();
-        qemu_img(&args, &[&path, Path::new("4M")])
+        qemu_img(&args, &[&path, Path::new("4M")]);
     };
     create(&["-b", base, "-F", "raw"]);
     let says = ["backing file", base, "qemu-img convert"];

@@ -5,9 +5,9 @@
 //! by one journal for all layers on the medium, and by one soft log for the time the host is up:
 //!
 //! ```text
-//!   write ── data file ── soft log ── map in memory ── acknowledged        (survives kill -9)
-//!   flush ── sync data file ── journal + one sync for all who wait ── acknowledged  (survives a power cut)
-//!   start ── newest checkpoint ── journal ── soft log, if the host is still up ── maps
+//!   write -- data file -- soft log -- map in memory -- acknowledged (survives kill -9)
+//!   flush -- sync data -- journal, one sync for all who wait -- acknowledged (survives a power cut)
+//!   start -- newest checkpoint -- journal -- soft log, if the host is still up -- maps
 //! ```
 //!
 //! **Never presence before data**: a record says a block is present only after its data is where the record
@@ -16,7 +16,8 @@
 //! - **generation**: the life of a layer between two resets; numbers are never used twice.
 //! - **birth**: the first change of a generation; it binds it to an image, a size and a durability.
 //! - **pending**: changed in memory, not yet in the journal.
-//! - **fence**: to make open handles useless, so that a session that is gone cannot write behind its successor.
+//! - **fence**: to make open handles useless, so that a session that is gone cannot write behind its
+//!   successor.
 //!
 //! What this room never does: move a layer to another image (`engines`: its file system would mix two
 //! histories), write into an image, or tell the time.
@@ -165,9 +166,17 @@ impl LayerStore {
             options,
         });
         // The old soft log goes only when the new one stands.
-        core.rewrite_soft()?;
-        for path in found.stray {
-            core.disk.remove(&path)?;
+        match core.rewrite_soft() {
+            Ok(()) => {
+                for path in found.stray {
+                    core.disk.remove(&path)?;
+                }
+            }
+            // Reads go on, and so do writes once there is room: the upkeep tries again.
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                tracing::warn!("layers: no room for a new soft log, writes wait for it: {e}");
+            }
+            Err(e) => return Err(e),
         }
         let driver = if core.options.background {
             Some(Driver::start(&core)?)

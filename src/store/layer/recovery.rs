@@ -299,7 +299,7 @@ fn replay_chain(disk: &dyn Disk, found: &Found, from: u32, table: &mut Table) ->
             _ => None,
         };
         let read = replay(&bytes, Role::Journal, epoch, Some(0), stop, &mut |entry| {
-            table.apply(entry)
+            table.apply(entry);
         })?;
         let mut chain = Chain {
             last: epoch,
@@ -439,7 +439,7 @@ fn read_soft(
         let mut entries = Vec::new();
         let stamp = if same { ours } else { None };
         let read = replay(&bytes, role, *number, stamp, None, &mut |entry| {
-            entries.push(entry)
+            entries.push(entry);
         });
         let Ok(read) = read else {
             report
@@ -600,4 +600,23 @@ fn state_of(row: Row, durable: Option<&Row>, file_exists: bool) -> State {
         state.damaged = Some("its data file is missing".to_owned());
     }
     state
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::store::disk_memory::MemoryDisk;
+
+    #[test]
+    fn a_store_of_a_newer_program_is_refused() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        disk.create_dir(DATA_DIR).unwrap();
+        let header = Header {
+            version: VERSION + 1,
+            ..Header::default()
+        };
+        journal::begin(&*disk, 1, header, 0).unwrap();
+        let refused = recover(&disk, [1; 16], &Options::default()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NewerVersion);
+    }
 }

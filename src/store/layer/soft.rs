@@ -54,17 +54,22 @@ impl Soft {
             return Err(Error::new(ErrorKind::Io, why));
         }
         let Some(log) = &mut self.log else {
-            return Err(Error::new(ErrorKind::Io, "the soft log is not open"));
+            let why =
+                "there was no room for a new soft log; free space on the file system of the layers";
+            return Err(Error::new(ErrorKind::NoSpace, why));
         };
         let mark = log.append(entries)?;
         log.advance(mark);
         Ok(())
     }
 
-    /// True when the file has grown by `limit` beyond twice its size after the last rewriting.
+    /// True when the file has grown by `limit` beyond twice its size after the last rewriting, or when
+    /// nothing can be appended before one.
     pub(super) fn is_due(&self, limit: u64) -> bool {
         let bytes = self.log.as_ref().map_or(0, |log| log.mark.end);
-        self.blocked.is_some() || bytes > self.base.saturating_mul(2).saturating_add(limit)
+        self.log.is_none()
+            || self.blocked.is_some()
+            || bytes > self.base.saturating_mul(2).saturating_add(limit)
     }
 
     /// Goes on in a new file that begins with `snapshot` (one list per layer); the old one is removed.

@@ -183,7 +183,8 @@ impl Layer {
             lost: false,
             damaged: false,
         };
-        soft.append(&[Entry::Layer(facts)])?;
+        soft.append(&[Entry::Layer(facts)])
+            .inspect_err(|_| core.nudge())?;
         let mut state = self.state_mut();
         state.generation = generation;
         state.birth = Some(birth);
@@ -265,7 +266,7 @@ impl Layer {
             .iter()
             .map(|span| self.blocks(generation, to, span))
             .collect();
-        soft.append(&entries)?;
+        soft.append(&entries).inspect_err(|_| core.nudge())?;
         let due = soft.is_due(core.options.soft_bytes);
         let mut guard = self.state_mut();
         let state = &mut *guard;

@@ -307,30 +307,7 @@ impl Node {
             "-uuid",
             &format!("52455645-494c-4c45-0000-0000000000{number:02x}"),
         ]);
-        let tap = spec.tap();
-        command.args([
-            "-netdev",
-            &format!("tap,id=net0,ifname={tap},script=no,downscript=no"),
-        ]);
-        let rom = if spec.kind == Kind::Uefi {
-            ",romfile="
-        } else {
-            ""
-        };
-        let order = if spec.disk.is_some() { 2 } else { 1 };
-        let card = format!(
-            "virtio-net-pci,netdev=net0,mac={},bootindex={order}{rom}",
-            spec.mac()
-        );
-        command.args(["-device", &card]);
-        if let Some(disk) = &spec.disk {
-            let path = disk.display();
-            command.args([
-                "-drive",
-                &format!("file={path},format=raw,if=none,id=disk0"),
-            ]);
-            command.args(["-device", "virtio-blk-pci,drive=disk0,bootindex=1"]);
-        }
+        self.add_devices(&mut command);
         if spec.kind.is_uefi() {
             self.add_ovmf(&mut command)?;
         } else {
@@ -356,6 +333,35 @@ impl Node {
             .stdout(said.try_clone()?)
             .stderr(said);
         Ok(command)
+    }
+
+    /// Network card and, where it has one, disk, in the order in which firmware tries them.
+    fn add_devices(&self, command: &mut Command) {
+        let spec = &self.spec;
+        let tap = spec.tap();
+        command.args([
+            "-netdev",
+            &format!("tap,id=net0,ifname={tap},script=no,downscript=no"),
+        ]);
+        let rom = if spec.kind == Kind::Uefi {
+            ",romfile="
+        } else {
+            ""
+        };
+        let order = if spec.disk.is_some() { 2 } else { 1 };
+        let card = format!(
+            "virtio-net-pci,netdev=net0,mac={},bootindex={order}{rom}",
+            spec.mac()
+        );
+        command.args(["-device", &card]);
+        if let Some(disk) = &spec.disk {
+            let path = disk.display();
+            command.args([
+                "-drive",
+                &format!("file={path},format=raw,if=none,id=disk0"),
+            ]);
+            command.args(["-device", "virtio-blk-pci,drive=disk0,bootindex=1"]);
+        }
     }
 
     fn add_ovmf(&self, command: &mut Command) -> Result<()> {

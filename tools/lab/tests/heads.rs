@@ -1,5 +1,5 @@
 //! Starting, killing and asking a head, with a shell script in its place. Needs root:
-//! `cargo test -p lab -- --include-ignored` (tools/test does it).
+//! `tools/test` runs it with all that it needs.
 
 #![expect(
     clippy::unwrap_used,
@@ -37,7 +37,6 @@ fn stand_in(lab: &Lab) -> HeadSpec {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn a_head_starts_crashes_restarts_and_stops() {
     let lab = Lab::new("head").unwrap();
     let mut head = Head::prepare(&lab, stand_in(&lab)).unwrap();
@@ -58,7 +57,6 @@ fn a_head_starts_crashes_restarts_and_stops() {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn a_head_that_cannot_start_shows_its_log() {
     let lab = Lab::new("broken").unwrap();
     fs::write(lab.dir().join("broken"), "").unwrap();
@@ -67,7 +65,6 @@ fn a_head_that_cannot_start_shows_its_log() {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn commands_return_output_and_exit_code() {
     let lab = Lab::new("ask").unwrap();
     let head = Head::prepare(&lab, stand_in(&lab)).unwrap();

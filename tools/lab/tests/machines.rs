@@ -1,5 +1,5 @@
 //! The laboratory itself, without a head: networks come and go, machines start, consoles can be typed on.
-//! Root and QEMU are needed: `cargo test -p lab -- --include-ignored` (tools/test does it).
+//! Root and QEMU are needed: `tools/test` runs it with all that it needs.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,7 +22,6 @@ fn namespaces() -> String {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn a_lab_leaves_nothing_behind() {
     let lab = Lab::new("clean").unwrap();
     let (dir, name) = (lab.dir().to_owned(), lab.net().name().to_owned());
@@ -42,7 +41,6 @@ fn a_lab_leaves_nothing_behind() {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn two_labs_do_not_meet() {
     let (one, two) = (Lab::new("one").unwrap(), Lab::new("two").unwrap());
     assert_ne!(one.net().name(), two.net().name());
@@ -58,7 +56,6 @@ fn two_labs_do_not_meet() {
 }
 
 #[test]
-#[ignore = "needs root and QEMU"]
 fn the_power_button_is_idempotent_and_survives_stale_pid_files() {
     let lab = Lab::new("power").unwrap();
     let node = lab.add_node(&NodeSpec::new(1, Kind::Bios)).unwrap();
@@ -85,7 +82,6 @@ fn the_power_button_is_idempotent_and_survives_stale_pid_files() {
 }
 
 #[test]
-#[ignore = "needs root and QEMU"]
 fn firmware_of_each_kind_asks_the_network_for_a_boot() {
     for (kind, words) in [
         (Kind::Bios, "Configuring (net0 52:54:00:77:00:01)"),
@@ -114,7 +110,6 @@ fn copy_of_golden(to: &Path) {
 }
 
 #[test]
-#[ignore = "needs root, QEMU and a Debian mirror"]
 fn the_golden_image_boots_from_a_local_disk_by_bios_and_by_uefi() {
     for kind in [Kind::Bios, Kind::Uefi] {
         let lab = Lab::new("local").unwrap();
