@@ -1,4 +1,9 @@
 //! Foreign initiators against a real head: libiscsi's test suite and QEMU's own driver.
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "helpers of tests, as in tests"
+)]
 
 mod common;
 

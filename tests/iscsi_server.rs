@@ -1,5 +1,10 @@
 //! The iSCSI server as a whole: our own strict initiator over loopback against a real head in a process of
 //! its own. What single machines do is tested beside them; here it is what only the whole can get wrong.
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "helpers of tests, as in tests"
+)]
 
 #[path = "iscsi_server/abuse.rs"]
 mod abuse;

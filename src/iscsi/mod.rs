@@ -4,13 +4,17 @@
 //!   server.rs   listens, starts workers, hands connections out
 //!     driver.rs   one task per connection: reads, parses, executes, answers in one write
 //!     login_driver.rs    its login phase: who must leave first, attaching the disk
-//!       rx.rs / tx.rs    receive buffer and PDU finder / send queue and slices       (pure)
-//!       login.rs         login phase                                                 (pure)
+//!       login.rs         login phase, with chap.rs and params.rs                     (pure)
 //!       connection.rs    full feature phase: window, tasks, data, management         (pure)
 //!         task.rs          task table, Data-In splitting, residuals                  (pure)
+//!         text.rs          text requests: SendTargets                                (pure)
 //!       exec.rs          logical unit and volume: warm reads at once, the rest on the store's pool
 //!     target.rs   node to target: access, identity of its disk, its open sessions
 //!     session.rs  session identity, CmdSN window, who must leave when who comes       (pure)
+//!   initiator.rs  the other side: tests and virtual nodes log in with it
+//!     engine.rs, offer.rs  its full feature phase and its login                      (pure)
+//!   both sides    pdu/ header, frame.rs shape and digests, rx.rs received bytes, tx.rs what is to be
+//!                 sent, keys.rs text pairs, serial.rs numbers that wrap              (pure)
 //! ```
 //! What this room never does: decide what a SCSI command means (`scsi`), keep bytes (`store`), or know why a
 //! node boots (`boot`, `wave`: they hear events).

@@ -27,6 +27,9 @@ use crate::store::Pool;
 /// Connections that wait for `accept`: firmware gives a connect one second.
 const BACKLOG: i32 = 1024;
 
+/// Pause after an `accept` that failed, so that a lack of file numbers does not keep a core busy.
+const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+
 /// Settings of the server.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -337,7 +340,7 @@ fn accept(listener: &Socket, inboxes: &[Inbox], shared: &Shared) {
             Err(e) => {
                 // Out of file numbers, most likely: others must end before it gets better.
                 tracing::warn!(error = %e, "a connection could not be accepted");
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::park_timeout(ACCEPT_RETRY);
             }
         }
     }

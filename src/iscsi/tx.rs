@@ -85,18 +85,16 @@ impl Tx {
     ) -> usize {
         let mut used = 0;
         let mut skip = self.gone;
-        for part in self.items.iter().flat_map(Item::parts) {
+        let mut parts = self.items.iter().flat_map(Item::parts);
+        let _ = parts.try_for_each(|part| {
             let cut = skip.min(part.len());
             skip -= cut;
-            if cut == part.len() {
-                continue;
+            if cut < part.len() {
+                *out.get_mut(used)? = IoSlice::new(&part[cut..]);
+                used += 1;
             }
-            let Some(slot) = out.get_mut(used) else {
-                break;
-            };
-            *slot = IoSlice::new(&part[cut..]);
-            used += 1;
-        }
+            Some(())
+        });
         used
     }
 

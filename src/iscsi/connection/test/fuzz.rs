@@ -108,23 +108,7 @@ impl Fuzz {
                 let len = u32::from(immediate).min(edtl) as usize;
                 peer.send(bhs, &vec![1; len]);
             }
-            Move::Data { which, twist } => {
-                if self.r2ts.is_empty() {
-                    return;
-                }
-                let r2t = self.r2ts.swap_remove(which % self.r2ts.len());
-                let (itt, tag) = (r2t.itt(), r2t.u32_at(20));
-                let (offset, len) = (r2t.u32_at(40), r2t.u32_at(44));
-                let data = vec![2; len as usize];
-                match twist {
-                    0 => peer.data_out(itt, tag, 1, offset, true, &data),
-                    1 => peer.data_out(itt, tag, 0, offset ^ 512, true, &data),
-                    2 => peer.data_out(itt, tag ^ 1, 0, offset, true, &data),
-                    3 => peer.data_out(itt ^ 1, tag, 0, offset, true, &data),
-                    4 => peer.data_out(itt, RESERVED_TAG, 0, offset, true, &data),
-                    _ => peer.data_out(itt, tag, 0, offset, true, &data),
-                }
-            }
+            Move::Data { which, twist } => self.data(which, twist),
             Move::Manage {
                 itt,
                 function,
@@ -163,6 +147,26 @@ impl Fuzz {
             Move::Tick => peer.tick(1),
         }
         self.look();
+    }
+
+    /// Answers an R2T, mostly right, sometimes with one thing wrong.
+    fn data(&mut self, which: usize, twist: u8) {
+        if self.r2ts.is_empty() {
+            return;
+        }
+        let r2t = self.r2ts.swap_remove(which % self.r2ts.len());
+        let (itt, tag) = (r2t.itt(), r2t.u32_at(20));
+        let (offset, len) = (r2t.u32_at(40), r2t.u32_at(44));
+        let data = vec![2; len as usize];
+        let peer = &mut self.peer;
+        match twist {
+            0 => peer.data_out(itt, tag, 1, offset, true, &data),
+            1 => peer.data_out(itt, tag, 0, offset ^ 512, true, &data),
+            2 => peer.data_out(itt, tag ^ 1, 0, offset, true, &data),
+            3 => peer.data_out(itt ^ 1, tag, 0, offset, true, &data),
+            4 => peer.data_out(itt, RESERVED_TAG, 0, offset, true, &data),
+            _ => peer.data_out(itt, tag, 0, offset, true, &data),
+        }
     }
 
     /// Reads what came; an aborted tag must stay silent from its confirmation on.
