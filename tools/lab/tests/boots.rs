@@ -95,12 +95,20 @@ impl Cluster {
     }
 }
 
-/// The words of the file as they are on the disk, not in the node's memory.
-fn on_disk(console: &mut Console, path: &str) -> String {
+/// True when the command's output holds `wanted`. The emulated serial line doubles a character now and then
+/// (seen about once in 2,000), so an answer that is not the wanted one is asked for again.
+fn says(console: &mut Console, command: &str, wanted: &str) -> bool {
+    (0..3).any(|_| {
+        let said = console.run(command, SHELL).unwrap();
+        said.lines().any(|line| line.trim() == wanted)
+    })
+}
+
+/// Reads come from the disk from here on, not from the node's memory.
+fn drop_caches(console: &mut Console) {
     console
         .run("echo 3 > /proc/sys/vm/drop_caches", SHELL)
         .unwrap();
-    console.run(&format!("cat {path}"), SHELL).unwrap()
 }
 
 #[test]
@@ -114,23 +122,20 @@ fn nodes_keep_to_themselves_forget_when_ephemeral_and_remember_when_persistent()
         console.run(&line, SHELL).unwrap();
     }
     for (console, node) in shells.iter_mut().zip(&cluster.nodes) {
-        let mark = on_disk(console, "/root/mark");
-        assert!(mark.contains(&format!("mark of {}", node.name())), "{mark}");
+        drop_caches(console);
+        let own = format!("mark of {}", node.name());
+        assert!(says(console, "cat /root/mark", &own), "{own} is not there");
     }
     assert_eq!(cluster.image_is_good(), before, "the image changed");
     cluster.campaign("reboot");
     let mut shells = cluster.shells();
-    let found = |console: &mut Console| {
-        console
-            .run("cat /root/mark 2>/dev/null || echo no mark", SHELL)
-            .unwrap()
-    };
+    let read = "cat /root/mark 2>/dev/null || echo no mark";
     assert!(
-        found(&mut shells[0]).contains("no mark"),
+        says(&mut shells[0], read, "no mark"),
         "an ephemeral layer was kept"
     );
     assert!(
-        found(&mut shells[1]).contains("mark of node2"),
+        says(&mut shells[1], read, "mark of node2"),
         "a persistent layer was lost"
     );
     assert_eq!(cluster.image_is_good(), before, "the image changed");
@@ -180,13 +185,15 @@ fn a_node_writes_on_through_kill_9_of_the_head_and_loses_no_synced_line() {
             console.tail(20)
         );
     }
-    let log = on_disk(&mut console, "/root/log");
-    let expected: Vec<String> = (1..=300).map(|i| format!("line {i}")).collect();
-    let lines: Vec<&str> = log.lines().map(str::trim).collect();
-    assert_eq!(lines, expected, "lines were lost or changed");
-    let errors = console
-        .run("dmesg | grep -ciE 'i/o error|remounting' || true", SHELL)
-        .unwrap();
-    assert_eq!(errors.trim(), "0", "the node saw errors");
+    drop_caches(&mut console);
+    // Compared on the node: what comes over the serial line is one word.
+    let compare = "for i in $(seq 1 300); do echo line $i; done | cmp -s - /root/log && echo same";
+    assert!(
+        says(&mut console, compare, "same"),
+        "lines were lost or changed: {}",
+        console.run("cat /root/log", SHELL).unwrap()
+    );
+    let errors = "dmesg | grep -ciE 'i/o error|remounting.*read-only'";
+    assert!(says(&mut console, errors, "0"), "the node saw errors");
     cluster.end();
 }
