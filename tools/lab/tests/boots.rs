@@ -187,13 +187,13 @@ fn a_node_writes_on_through_kill_9_of_the_head_and_loses_no_synced_line() {
     }
     drop_caches(&mut console);
     // Compared on the node: what comes over the serial line is one word.
-    let compare = "for i in $(seq 1 300); do echo line $i; done | cmp -s - /root/log && echo same";
+    let compare = "for i in $(seq 1 300); do echo line $i; done | cmp -s - /root/log && echo same || echo differs";
     assert!(
         says(&mut console, compare, "same"),
         "lines were lost or changed: {}",
         console.run("cat /root/log", SHELL).unwrap()
     );
-    let errors = "dmesg | grep -ciE 'i/o error|remounting.*read-only'";
+    let errors = "dmesg | grep -ciE 'i/o error|remounting.*read-only' || true";
     assert!(says(&mut console, errors, "0"), "the node saw errors");
     cluster.end();
 }
