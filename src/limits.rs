@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-// --- iSCSI: sizes (RFC 7143; dossier of initiators in docs/protocols/iscsi.md) ---
+// --- iSCSI: sizes (RFC 7143; what initiators demand: docs/protocols/iscsi.md) ---
 
 /// The MaxRecvDataSegmentLength we declare. At least FIRST_BURST_MAX, so that EDK2's habit of sending
 /// FirstBurstLength of unsolicited data after immediate data cannot overrun.

@@ -60,7 +60,8 @@ pub struct Options {
     pub stat_sn: u32,
     /// LUNs that exist, for task management.
     pub luns: Vec<u16>,
-    /// The initiator is not firmware: it may be pinged, and told of a drain (dossier 0.7, 0.8).
+    /// The initiator is not firmware: it may be pinged, and told of a drain (iPXE and EDK2 answer
+    /// no ping, and drop the session on a PDU that they do not know).
     pub talkative: bool,
 }
 
@@ -530,7 +531,8 @@ impl Connection {
         }
     }
 
-    /// Gives a PDU its sequence numbers. Every PDU carries all three (dossier 0.5).
+    /// Gives a PDU its sequence numbers. Every PDU carries all three (RFC 7143 11.1): iPXE
+    /// takes them from whatever PDU came last.
     fn stamp(&mut self, mut queued: Queued) -> Pdu {
         if queued.immediate {
             self.immediates = self.immediates.saturating_sub(1);

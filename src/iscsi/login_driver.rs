@@ -284,7 +284,7 @@ async fn take_seat(
 }
 
 /// What a failure of the head means to an initiator. Class 2 stops a node for good, so it is kept for what
-/// does not heal by waiting (dossier 1.7).
+/// does not heal by waiting: open-iscsi never retries it.
 const fn status_of(kind: HeadErrorKind) -> u16 {
     match kind {
         HeadErrorKind::NotFound => 0x0203,

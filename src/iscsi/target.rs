@@ -199,7 +199,7 @@ impl Targets {
         self.head.snapshot().node(name).cloned()
     }
 
-    /// Decides about a login (dossier 1.3): the rule follows the node, and a stranger learns nothing.
+    /// Decides about a login: the rule follows the node, and a stranger learns nothing.
     pub(super) fn decide(&self, ask: &Ask) -> Access {
         let redirect = lock(&self.redirect).clone();
         if let Some(address) = redirect {

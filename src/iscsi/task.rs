@@ -163,7 +163,7 @@ impl Task {
         self.phase = Phase::Sending;
     }
 
-    /// Dossier 2.5 and 2.7: a direction that the flags did not announce moves nothing, and the announced
+    /// RFC 7143 11.4.5: a direction that the flags did not announce moves nothing, and the announced
     /// one is then left over whole.
     fn residual(&self, wanted_in: u32) -> Residual {
         let expected = if self.read || self.write {

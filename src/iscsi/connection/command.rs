@@ -76,7 +76,7 @@ impl Connection {
         self.begin_or_hold(id);
     }
 
-    /// What the iSCSI layer itself refuses (dossier 2.5).
+    /// What the iSCSI layer itself refuses (RFC 7143 11.3, 11.4.7.2).
     fn refusal(&self, bhs: &Bhs, immediate: usize) -> Option<Reply> {
         let agreed = &self.options.negotiated;
         let flags = bhs.flags();

@@ -143,6 +143,28 @@ fn nodes_keep_to_themselves_forget_when_ephemeral_and_remember_when_persistent()
 }
 
 #[test]
+fn an_unknown_machine_says_that_it_waits_and_boots_on_when_it_is_approved() {
+    let cluster = cluster(&[]);
+    let machine = cluster.lab.add_node(&NodeSpec::new(1, Kind::Bios)).unwrap();
+    machine.power_on().unwrap();
+    let mac = machine.spec().mac();
+    let mut screen = machine.console();
+    screen.wait_for("waits for approval", SHELL).unwrap();
+    let pending = ["node", "ls", "--pending", "-o", "name"];
+    assert_eq!(cluster.head.run(&pending).unwrap().trim(), mac);
+    let approve = ["node", "approve", &mac, "--name", "node1"];
+    cluster
+        .head
+        .run(&[&approve[..], &["--image", "debian12"]].concat())
+        .unwrap();
+    // No reset, no power cycle: it asks again by itself.
+    machine.wait_shell(SHELL).unwrap();
+    assert_eq!(cluster.head.run(&pending).unwrap().trim(), "");
+    machine.power_off().unwrap();
+    cluster.end();
+}
+
+#[test]
 fn a_node_writes_on_through_kill_9_of_the_head_and_loses_no_synced_line() {
     let mut cluster = cluster(&["persistent"]);
     cluster.campaign("boot");

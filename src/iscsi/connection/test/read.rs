@@ -61,7 +61,7 @@ fn segments_that_do_not_divide_the_burst_end_with_it() {
     assert_eq!(lens, [3000, 1096, 3000, 1096]);
 }
 
-/// The residual matrix of libiscsi's iSCSIResiduals (dossier 5.1), one block.
+/// The residual matrix of libiscsi's iSCSIResiduals, one block.
 #[test]
 fn residuals_of_reads_are_told_in_a_response() {
     for (edtl, sent, bits, count) in [
