@@ -46,6 +46,8 @@ pub(super) struct Boot {
     pub(super) netmask: Option<Ipv4Addr>,
     pub(super) router: Option<Ipv4Addr>,
     pub(super) dns: Option<Vec<Ipv4Addr>>,
+    pub(super) dhcp_port: Option<u16>,
+    pub(super) pxe_port: Option<u16>,
     pub(super) tftp: Option<String>,
     pub(super) http: Option<SocketAddr>,
     pub(super) loaders: Option<PathBuf>,

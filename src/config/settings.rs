@@ -69,6 +69,10 @@ pub struct BootSettings {
     pub router: Option<Ipv4Addr>,
     /// Name servers to tell.
     pub dns: Vec<Ipv4Addr>,
+    /// DHCP's port.
+    pub dhcp_port: u16,
+    /// The PXE boot server's port.
+    pub pxe_port: u16,
     /// TFTP, unless off.
     pub tftp: Option<SocketAddr>,
     /// HTTP.
@@ -218,6 +222,8 @@ fn boot(file: Boot) -> Result<Option<BootSettings>, String> {
         netmask: file.netmask,
         router: file.router,
         dns: file.dns.unwrap_or_default(),
+        dhcp_port: file.dhcp_port.unwrap_or(67),
+        pxe_port: file.pxe_port.unwrap_or(4011),
         tftp,
         http: file.http.unwrap_or((Ipv4Addr::UNSPECIFIED, 8068).into()),
         loaders: file.loaders,
@@ -310,6 +316,15 @@ mod test {
             let error = read(text).unwrap_err();
             assert!(error.0.contains(word), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn ports_of_boot_services_can_be_moved() {
+        let boot = |text: &str| read(text).unwrap().boot.unwrap();
+        let usual = boot("[boot]\ninterfaces=[\"a\"]");
+        assert_eq!((usual.dhcp_port, usual.pxe_port), (67, 4011));
+        let moved = boot("[boot]\ninterfaces=[\"a\"]\ndhcp_port=1067\npxe_port=14011");
+        assert_eq!((moved.dhcp_port, moved.pxe_port), (1067, 14011));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(super) fn boot(settings: &Settings, portals: &[SocketAddr]) -> Option<boot::
         netmask: boot.netmask,
         router: boot.router,
         dns: boot.dns.clone(),
+        dhcp_port: boot.dhcp_port,
+        pxe_port: boot.pxe_port,
         tftp: boot.tftp,
         http: boot.http,
         loaders: boot.loaders.clone(),

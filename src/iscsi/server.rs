@@ -21,7 +21,7 @@ use super::metrics::Metrics;
 use super::target::{Auth, Targets, lock};
 use crate::head::Head;
 use crate::limits;
-use crate::names::{Iqn, NodeName};
+use crate::names::Iqn;
 use crate::store::Pool;
 
 /// Connections that wait for `accept`: firmware gives a connect one second.
@@ -192,19 +192,6 @@ impl Server {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
-    }
-
-    /// Bytes of command data that all connections hold now.
-    #[must_use]
-    pub fn data_bytes(&self) -> usize {
-        self.shared.budget.load(Relaxed)
-    }
-
-    /// Ends every session of a node, as after its removal or a reset of its layer. Does not wait.
-    pub fn drop_node(&self, node: &NodeName, why: &'static str) {
-        for session in self.shared.targets.sessions_of(node) {
-            let _ = session.send(leave(why));
-        }
     }
 
     /// Asks every initiator politely to leave, and sends all later logins to `redirect` (`address:port`).

@@ -322,15 +322,6 @@ impl Targets {
         Some((session, victims))
     }
 
-    /// Every session of a node.
-    pub(super) fn sessions_of(&self, node: &NodeName) -> Vec<Handle> {
-        let target = lock(&self.open).get(node).cloned();
-        target.map_or_else(Vec::new, |target| {
-            // No session has nexus 0, so these are all.
-            lock(&target.registry).others(NexusId(0)).cloned().collect()
-        })
-    }
-
     /// Forgets a target that nobody uses and whose node is gone.
     pub(super) fn prune(&self, node: &NodeName) {
         if self.head.snapshot().node(node.as_str()).is_some() {
