@@ -149,7 +149,7 @@ fn a_lack_of_file_numbers_is_survived() {
         .count();
     let few = Rlimit {
         current: Some(u64::try_from(used).unwrap() + 40),
-        maximum: None,
+        maximum: getrlimit(Resource::Nofile).maximum,
     };
     let before = prlimit(pid, Resource::Nofile, few).unwrap();
     let flood: Vec<Raw> = (0..200).map(|_| scene.stranger()).collect();
