@@ -34,7 +34,7 @@ pub mod keys;
 pub mod login;
 mod login_driver;
 pub mod metrics;
-mod ops;
+pub mod ops;
 pub mod params;
 pub mod pdu;
 mod rx;
