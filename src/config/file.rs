@@ -13,6 +13,7 @@ pub(super) struct File {
     pub(super) boot: Boot,
     pub(super) api: Api,
     pub(super) wave: Wave,
+    pub(super) store: Store,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,4 +67,11 @@ pub(super) struct Wave {
     pub(super) size: Option<toml::Value>,
     pub(super) timeout_s: Option<u64>,
     pub(super) retries: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Store {
+    pub(super) journal_kib: Option<u64>,
+    pub(super) soft_kib: Option<u64>,
 }

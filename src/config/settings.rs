@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Auth, Boot, File, Iscsi, Wave};
+use super::file::{Auth, Boot, File, Iscsi, Store, Wave};
 use super::nearest::nearest;
+use crate::limits;
 use crate::names::Iqn;
 
 /// A fault of the configuration: the file, the line where there is one, the cause and the next step.
@@ -39,6 +40,8 @@ pub struct Settings {
     pub boot: Option<BootSettings>,
     /// Defaults of campaigns.
     pub wave: WaveSettings,
+    /// Upkeep of the layers.
+    pub store: StoreSettings,
 }
 
 /// Settings of the target.
@@ -94,6 +97,15 @@ pub struct WaveSettings {
     pub retries: u32,
 }
 
+/// Settings of the layers' upkeep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// Journal size at which a checkpoint is written, bytes.
+    pub journal_bytes: u64,
+    /// Growth of the soft log at which it is rewritten, bytes.
+    pub soft_bytes: u64,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self::from_text("", Path::new("")).expect("an empty file is valid")
@@ -131,6 +143,7 @@ impl Settings {
             iscsi: iscsi(file.iscsi).map_err(wrong)?,
             boot: boot(file.boot).map_err(wrong)?,
             wave: wave(file.wave).map_err(wrong)?,
+            store: store(&file.store).map_err(wrong)?,
             state,
         })
     }
@@ -270,6 +283,18 @@ fn wave(file: Wave) -> Result<WaveSettings, String> {
     })
 }
 
+fn store(file: &Store) -> Result<StoreSettings, String> {
+    let bytes = |key: &str, kib: Option<u64>, usual: u64| match kib {
+        None => Ok(usual),
+        Some(kib @ 1..=1_048_576) => Ok(kib << 10),
+        Some(kib) => Err(format!("store.{key} {kib}: must be 1 to 1048576 (1 GiB)")),
+    };
+    Ok(StoreSettings {
+        journal_bytes: bytes("journal_kib", file.journal_kib, limits::LAYER_JOURNAL_BYTES)?,
+        soft_bytes: bytes("soft_kib", file.soft_kib, limits::LAYER_SOFT_BYTES)?,
+    })
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -310,6 +335,8 @@ mod test {
             ("[iscsi]\niqn_prefix=\"my disk\"", "iscsi.iqn_prefix"),
             ("[iscsi]\nlisten=[\"3260\"]", "line 2"),
             ("[wave]\nsize=0", "wave.size"),
+            ("[store]\njournal_kib=0", "store.journal_kib"),
+            ("[store]\nsoft_kib=1048577", "store.soft_kib"),
             ("[wave]\ntimeout_s=0", "wave.timeout_s"),
             ("[wave", "line 1"),
         ] {

@@ -9,8 +9,12 @@ use crate::head::HeadOptions;
 use crate::iscsi;
 use crate::wave::WaveSize;
 
-pub(super) fn head(_: &Settings) -> HeadOptions {
-    HeadOptions::default()
+pub(super) fn head(settings: &Settings) -> HeadOptions {
+    HeadOptions {
+        journal_bytes: Some(settings.store.journal_bytes),
+        soft_bytes: Some(settings.store.soft_bytes),
+        ..HeadOptions::default()
+    }
 }
 
 pub(super) fn iscsi(settings: &Settings) -> iscsi::Options {

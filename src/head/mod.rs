@@ -42,7 +42,7 @@ use crate::limits;
 use crate::names::NodeSet;
 use crate::store::disk::Disk;
 use crate::store::disk_file::RealDisk;
-use crate::store::layer::Recovery;
+use crate::store::layer::{Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
@@ -79,6 +79,23 @@ const HOST_BOOT: &str = "host_boot";
 pub struct HeadOptions {
     /// What tells one start of this machine from the next; read from the kernel if absent.
     pub host_boot_id: Option<String>,
+    /// Journal size of the layers at which a checkpoint is due, bytes.
+    pub journal_bytes: Option<u64>,
+    /// Growth of the layers' soft log at which it is rewritten, bytes.
+    pub soft_bytes: Option<u64>,
+}
+
+impl HeadOptions {
+    fn layers(&self) -> LayerOptions {
+        let usual = LayerOptions::default();
+        let journal_bytes = self.journal_bytes.unwrap_or(usual.journal_bytes);
+        LayerOptions {
+            journal_bytes,
+            journal_step: usual.journal_step.min(journal_bytes),
+            soft_bytes: self.soft_bytes.unwrap_or(usual.soft_bytes),
+            ..usual
+        }
+    }
 }
 
 /// Everything a head keeps, shared by all rooms above as an `Arc`.
@@ -139,7 +156,7 @@ impl Head {
         let begun = begin(&catalog, &host_boot)?;
         let root = state.make_dir("store")?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
-        let (store, recovery) = Store::open(&disk, &host_boot)?;
+        let (store, recovery) = Store::open(&disk, &host_boot, options.layers())?;
         tell(&recovery);
         let head = Self {
             bus: Arc::new(Bus::new(begun.last_boot)),

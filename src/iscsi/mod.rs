@@ -39,7 +39,7 @@ pub mod keys;
 pub mod login;
 mod login_driver;
 pub mod metrics;
-mod ops;
+pub mod ops;
 pub mod pace;
 pub mod params;
 pub mod pdu;

@@ -7,7 +7,8 @@ use crate::store::{Buffer, ErrorKind, Payload, Result, Volume};
 use crate::units::{ByteRange, SECTOR_BYTES};
 
 /// What this file needs of a volume, so that a test can stand in for one.
-pub(super) trait Medium {
+#[expect(missing_docs, reason = "each is the volume's function of that name")]
+pub trait Medium {
     fn read(&self, range: ByteRange) -> Result<Payload>;
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
     fn flush(&self) -> Result<()>;
@@ -82,8 +83,8 @@ pub(super) const fn written_bytes(op: &BlockOp) -> u64 {
     }
 }
 
-/// Runs `op`; may block. The payload is that of a READ.
-pub(super) fn run(
+/// Runs `op` with its data-out; may block. The payload is that of a READ; the kind says what the store met.
+pub fn run(
     medium: &impl Medium,
     op: &BlockOp,
     data: &[u8],

@@ -369,12 +369,17 @@ impl LogicalUnit {
     }
 
     /// The volume has finished the command's block operation.
-    pub fn done(&mut self, _nexus: NexusId, cdb: &[u8], outcome: Outcome) -> Reply {
+    pub fn done(&mut self, nexus: NexusId, cdb: &[u8], outcome: Outcome) -> Reply {
         match outcome {
             Outcome::Done | Outcome::Data { .. } => Reply::good(),
             Outcome::Differs { offset } => self.check(Sense::MISCOMPARE.with_information(offset)),
             Outcome::Extents(extents) => self.lba_status(&Cdb::new(cdb), &extents),
-            Outcome::Failed(failure) => self.check(failure.sense()),
+            Outcome::Failed(failure) => {
+                if mode::is_select(&Cdb::new(cdb)) {
+                    self.keep_write_cache(nexus);
+                }
+                self.check(failure.sense())
+            }
         }
     }
 

@@ -5,9 +5,10 @@
 use crate::units::SECTOR_BYTES;
 
 use super::block::want;
+use super::cdb::Cdb;
 use super::nexus::Attention;
 use super::sense::Sense;
-use super::{Answer, BlockOp, Call, LogicalUnit, LuConfig, Step};
+use super::{Answer, BlockOp, Call, LogicalUnit, LuConfig, NexusId, Step};
 
 const WCE: u8 = 0x04;
 const D_SENSE: u8 = 0x04;
@@ -270,6 +271,25 @@ fn take_page<'a>(modes: &mut Modes, list: &'a [u8], at: usize) -> Result<&'a [u8
 
 fn list_field(at: usize) -> Sense {
     Sense::list_field(u16::try_from(at).unwrap_or(u16::MAX), None)
+}
+
+/// True for MODE SELECT(6), (10).
+pub(super) fn is_select(cdb: &Cdb) -> bool {
+    matches!(cdb.opcode(), 0x15 | 0x55)
+}
+
+impl LogicalUnit {
+    /// The flush of a MODE SELECT that switched the write cache off has failed, so the disk still holds
+    /// unwritten data: the cache is on as before. The others heard of the change and hear of its end.
+    pub(super) fn keep_write_cache(&mut self, by: NexusId) {
+        if self.modes.write_cache {
+            return;
+        }
+        self.modes.write_cache = true;
+        for nexus in self.nexuses.others(by) {
+            nexus.tell(Attention::ModeChanged);
+        }
+    }
 }
 
 /// MODE SELECT(6), (10).

@@ -54,9 +54,14 @@ impl Store {
     ///
     /// # Errors
     /// Those of the images and the layers; when no thread can be started.
-    pub fn open(disk: &Arc<dyn disk::Disk>, host_boot_id: &str) -> Result<(Self, layer::Recovery)> {
+    pub fn open(
+        disk: &Arc<dyn disk::Disk>,
+        host_boot_id: &str,
+        options: layer::Options,
+    ) -> Result<(Self, layer::Recovery)> {
         let images = image::ImageStore::open(Arc::clone(disk))?;
-        let (layers, recovery) = layer::LayerStore::open(Arc::clone(disk), boot_of(host_boot_id))?;
+        let boot = boot_of(host_boot_id);
+        let (layers, recovery) = layer::LayerStore::open_with(Arc::clone(disk), boot, options)?;
         let pool = pool::Pool::new(limits::IO_THREADS, limits::IO_QUEUE)
             .map_err(|e| Error::io(e, "the I/O threads cannot be started"))?;
         let store = Self {

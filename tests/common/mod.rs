@@ -17,6 +17,8 @@ pub struct TestHead {
     /// Its directory: `state/`, `reveille.toml`.
     pub dir: tempfile::TempDir,
     child: Option<Child>,
+    /// The first line of its stdout comes here.
+    said: Option<mpsc::Receiver<String>>,
     /// Where its iSCSI listens while it runs.
     pub portal: Option<SocketAddr>,
 }
@@ -39,6 +41,7 @@ impl TestHead {
         Self {
             dir,
             child: None,
+            said: None,
             portal: None,
         }
     }
@@ -48,7 +51,11 @@ impl TestHead {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+        // As for the lab: another build of the program, such as a release.
+        let other = std::env::var_os("REVEILLE_BIN_DIR");
+        let other = other.map(|dir| Path::new(&dir).join("reveille"));
+        let program = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_reveille").into());
+        let mut command = Command::new(program);
         command
             .arg("--config")
             .arg(self.path("reveille.toml"))
@@ -89,6 +96,22 @@ impl TestHead {
 
     /// Starts `reveille serve` and waits for its ready line.
     pub fn serve(&mut self) {
+        self.begin();
+        let line = self.said(PATIENCE).unwrap_or_default();
+        if !line.starts_with("ready ") {
+            self.kill();
+            panic!("the head did not become ready: `{line}`\n{}", self.log());
+        }
+        let portal = line
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("iscsi="));
+        self.portal = portal
+            .and_then(|p| p.split(',').next())
+            .map(|p| p.parse().unwrap());
+    }
+
+    /// Starts `reveille serve` and does not wait.
+    pub fn begin(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -112,19 +135,13 @@ impl TestHead {
             // Keeps the pipe open and empty for as long as the head lives.
             let _ = reader.read_to_string(&mut String::new());
         });
-        let line = receiver.recv_timeout(PATIENCE).unwrap_or_default();
-        if !line.starts_with("ready ") {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("the head did not become ready: `{line}`\n{}", self.log());
-        }
-        let portal = line
-            .split_whitespace()
-            .find_map(|w| w.strip_prefix("iscsi="));
-        self.portal = portal
-            .and_then(|p| p.split(',').next())
-            .map(|p| p.parse().unwrap());
+        self.said = Some(receiver);
         self.child = Some(child);
+    }
+
+    /// The first line that a head which was begun says, within this time.
+    pub fn said(&mut self, within: Duration) -> Option<String> {
+        self.said.as_ref()?.recv_timeout(within).ok()
     }
 
     pub fn pid(&self) -> u32 {

@@ -185,6 +185,23 @@ fn turning_the_write_cache_off_flushes_and_forces() {
 }
 
 #[test]
+fn a_write_cache_that_could_not_be_flushed_stays_on() {
+    let mut bench = Bench::new();
+    let (cdb, list) = select6(&caching(false));
+    for _ in 0..2 {
+        assert!(matches!(bench.lu.begin(A, &cdb), Step::Data { .. }));
+        let flush = bench.lu.data_out(A, &cdb, &list);
+        assert_eq!(flush, Step::Run(BlockOp::Flush), "every try flushes anew");
+        let failed = Outcome::Failed(Failure::MediumWrite);
+        let reply = bench.lu.done(A, &cdb, failed);
+        assert_eq!(code(&reply), (3, 0x0C, 0));
+        assert_eq!(bench.good(&sense6(0x08, DBD))[4..], caching(true));
+        let told = bench.run(B, &TEST_READY, &[]);
+        assert_eq!(code(&told), (6, 0x2A, 1), "changed, and changed back");
+    }
+}
+
+#[test]
 fn what_mode_sense_gives_mode_select_takes_back() {
     let mut bench = Bench::new();
     let mut list = bench.good(&sense6(0x3F, 0));
