@@ -37,6 +37,7 @@ pub mod metrics;
 mod ops;
 pub mod params;
 pub mod pdu;
+mod reserve;
 mod rx;
 pub mod serial;
 pub mod server;
