@@ -147,9 +147,6 @@ fn prologue<'a>(lu: &LogicalUnit, call: &Call<'a>) -> Result<Option<(List<'a>, S
         // Even of this nexus: the two ways to reserve do not mix (SPC-2 5.5.1).
         return Err(Refusal::Conflict);
     }
-    if lu.planned.is_some() {
-        return Err(Refusal::Busy);
-    }
     let len = list_len(call);
     let longer = matches!(call.cdb.action(), REGISTER | REGISTER_AND_MOVE);
     if len < LIST_LEN || (len > LIST_LEN && !longer) || len > RESERVE_LIST_BYTES_MAX {
@@ -158,6 +155,9 @@ fn prologue<'a>(lu: &LogicalUnit, call: &Call<'a>) -> Result<Option<(List<'a>, S
     let Some(data) = call.data else {
         return Ok(None);
     };
+    if lu.planned.is_some() {
+        return Err(Refusal::Busy);
+    }
     let bytes = data.get(..len).ok_or(Sense::LIST_LENGTH)?;
     let key = |at: usize| {
         let key = bytes.get(at..).and_then(|tail| tail.first_chunk());

@@ -19,6 +19,8 @@ pub struct TestHead {
     child: Option<Child>,
     /// Where its iSCSI listens while it runs.
     pub portal: Option<SocketAddr>,
+    /// All addresses where it listens, `portal` first.
+    pub portals: Vec<SocketAddr>,
 }
 
 impl TestHead {
@@ -40,6 +42,7 @@ impl TestHead {
             dir,
             child: None,
             portal: None,
+            portals: Vec::new(),
         }
     }
 
@@ -121,9 +124,9 @@ impl TestHead {
         let portal = line
             .split_whitespace()
             .find_map(|w| w.strip_prefix("iscsi="));
-        self.portal = portal
-            .and_then(|p| p.split(',').next())
-            .map(|p| p.parse().unwrap());
+        let portals = portal.map(|all| all.split(',').map(|p| p.parse().unwrap()));
+        self.portals = portals.map_or_else(Vec::new, Iterator::collect);
+        self.portal = self.portals.first().copied();
         self.child = Some(child);
     }
 
