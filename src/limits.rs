@@ -56,8 +56,6 @@ pub const UNIT_ATTENTIONS_MAX: usize = 16;
 pub const REGISTRANTS_MAX: usize = 256;
 /// Bytes of a PERSISTENT RESERVE OUT parameter list: as many TransportIDs as there may be registrants.
 pub const RESERVE_LIST_BYTES_MAX: usize = 28 + REGISTRANTS_MAX * 252;
-/// How long a PREEMPT AND ABORT waits for what still runs of the preempted sessions before it fails.
-pub const PREEMPT_WAIT: Duration = Duration::from_secs(20);
 
 // --- SCSI: what one command may ask (VPD B0 tells the initiators; SBC-3 6.6.4) ---
 

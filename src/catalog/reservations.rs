@@ -114,7 +114,12 @@ mod test {
         let text = serde_json::to_string(&held()).unwrap();
         assert_eq!(
             text,
-            r#"{"registrants":[{"port":"iqn.2026-11.t:a,i,0x00023d000001","key":"fedcba9876543210","all_ports":true}],"held":{"by":"iqn.2026-11.t:a,i,0x00023d000001","type":"write-exclusive-registrants-only"}}"#
+            concat!(
+                r#"{"registrants":[{"port":"iqn.2026-11.t:a,i,0x00023d000001","#,
+                r#""key":"fedcba9876543210","all_ports":true}],"#,
+                r#""held":{"by":"iqn.2026-11.t:a,i,0x00023d000001","#,
+                r#""type":"write-exclusive-registrants-only"}}"#
+            )
         );
         assert_eq!(
             serde_json::from_str::<DiskReservations>(&text).unwrap(),

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::exec::{all, clear};
 use super::target::{OpenTarget, Session, Unit};
 use crate::catalog::{DiskReservations, Held, HeldType, ReservationKey};
-use crate::head::{Head, HeadErrorKind};
+use crate::head::Head;
 use crate::limits;
 use crate::names::NodeName;
 use crate::scsi::{NexusId, Registrant, Registrations, Reply, Reservation, ReservationType};
@@ -101,8 +101,7 @@ impl Change {
         match wait.await {
             Ok(Ok(())) => Saving::Done,
             Ok(Err(error)) => {
-                let lost = error.kind == HeadErrorKind::Gone;
-                tracing::error!(node = %self.node, %error, lost, "reservations were not written down");
+                tracing::error!(node = %self.node, %error, "reservations were not written down");
                 Saving::Failed
             }
             Err(_) => Saving::Failed,
@@ -116,7 +115,7 @@ impl Change {
         let victims = self.target.named(self.nexus, &victims);
         let (lun, tell) = (Some(self.unit.lun), self.unit.device().tells_aborts());
         let waits = all(clear(&victims, lun, tell));
-        match tokio::time::timeout(limits::PREEMPT_WAIT, waits).await {
+        match tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, waits).await {
             Ok(()) => reply,
             Err(_) => {
                 tracing::warn!(node = %self.node, "commands of a preempted session hang");

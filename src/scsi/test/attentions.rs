@@ -224,19 +224,19 @@ const ATTENTIONS: [((u8, u8), [bool; 3], Event); 14] = [
         b.pr_good(B, PREEMPT_ABORT, 5, 2, 1);
     }),
     ((0x2F, 0), [true, false, true], |b| {
-        b.lu.cleared_by_another(B)
+        b.lu.cleared_by_another(B);
     }),
     ((0x2A, 9), [true, true, true], |b| {
-        b.lu.announce(News::Capacity)
+        b.lu.announce(News::Capacity);
     }),
     ((0x3F, 3), [true, true, true], |b| {
-        b.lu.announce(News::Inquiry)
+        b.lu.announce(News::Inquiry);
     }),
     ((0x3F, 0x0E), [true, true, true], |b| {
-        b.lu.announce(News::Luns)
+        b.lu.announce(News::Luns);
     }),
     ((0x38, 7), [true, true, true], |b| {
-        b.lu.announce(News::SpaceThreshold)
+        b.lu.announce(News::SpaceThreshold);
     }),
 ];
 
