@@ -73,6 +73,8 @@ pub const ANSWERS_MAX: usize = 512;
 pub const UNIT_ATTENTIONS_MAX: usize = 16;
 /// Persistent reservation registrants of one logical unit.
 pub const REGISTRANTS_MAX: usize = 256;
+/// Bytes of a PERSISTENT RESERVE OUT parameter list: as many TransportIDs as there may be registrants.
+pub const RESERVE_LIST_BYTES_MAX: usize = 28 + REGISTRANTS_MAX * 252;
 
 // --- SCSI: what one command may ask (VPD B0 tells the initiators; SBC-3 6.6.4) ---
 

@@ -85,6 +85,9 @@ impl Changes {
         if self.next.node_by_layer(binding.layer).is_none() {
             return Err(missing(&format!("node of layer {}", binding.layer)));
         }
+        if let Some(reservations) = &binding.reservations {
+            reservations.check()?;
+        }
         let row = Row::put(schema::BINDINGS, &binding.layer, &binding)?;
         let binding = Arc::new(binding);
         self.next.insert_binding(Arc::clone(&binding));

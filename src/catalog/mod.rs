@@ -16,6 +16,7 @@ mod error;
 mod file;
 mod image;
 mod node;
+mod reservations;
 mod schema;
 mod snapshot;
 use std::fmt;
@@ -31,6 +32,7 @@ pub use changes::Changes;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
 pub use node::{Binding, BootMode, LayerMode, LoaderPolicy, NodeRecord, PendingRecord, Secret};
+pub use reservations::{DiskReservations, Held, HeldType, ReservationKey};
 pub use snapshot::Snapshot;
 
 /// The catalog of one head, open. One process at a time has it.

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::DiskReservations;
 use super::ImageRef;
 use super::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -191,6 +192,20 @@ pub struct Binding {
     pub boot: BootId,
     /// When.
     pub at: UnixMillis,
+    /// The boot that began the layer's present content, when that is an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<BootId>,
+    /// Persistent reservations of this disk that outlive the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservations: Option<DiskReservations>,
+}
+
+impl Binding {
+    /// The boot that began the layer's present content: another one means another disk.
+    #[must_use]
+    pub fn begun(&self) -> BootId {
+        self.began.unwrap_or(self.boot)
+    }
 }
 
 /// A machine that asked to boot and is nobody's node.

@@ -126,6 +126,29 @@ fn binding(layer: u32, boot: u64) -> Binding {
         mode: LayerMode::Ephemeral,
         boot: BootId(boot),
         at: UnixMillis(9),
+        began: None,
+        reservations: None,
+    }
+}
+
+/// The same disk with reservations under `key`; none for 0.
+fn reserved(layer: u32, boot: u64, key: u64) -> Binding {
+    let port = format!("iqn.2026-11.t:node{layer},i,0x00023d000001");
+    let reservations = DiskReservations {
+        registrants: vec![ReservationKey {
+            port: port.clone(),
+            key,
+            all_ports: key.is_multiple_of(2),
+        }],
+        held: Some(Held {
+            by: port,
+            kind: HeldType::WriteExclusiveAllRegistrants,
+        }),
+    };
+    Binding {
+        began: Some(BootId(boot / 2)),
+        reservations: (key != 0).then_some(reservations),
+        ..binding(layer, boot)
     }
 }
 
@@ -403,6 +426,40 @@ fn a_cut_at_any_write_leaves_the_state_before_or_after() {
     panic!("the commit never came through");
 }
 
+#[test]
+fn a_cut_while_reservations_are_written_leaves_those_before_or_after() {
+    for writes in 0..200 {
+        let medium = Medium::new();
+        let catalog = medium.open();
+        add(&catalog, [node(1)]).unwrap();
+        let keep = |key| catalog.transact(|tx| tx.put_binding(reserved(1, 8, key)).map(drop));
+        keep(6).unwrap();
+        medium.writes_left.store(writes, Ordering::SeqCst);
+        let whole = keep(7).is_ok();
+        let key_of = |now: &Snapshot| {
+            let bound = now.binding(LayerId(1)).unwrap();
+            bound.reservations.as_ref().unwrap().registrants[0].key
+        };
+        assert_eq!(key_of(&catalog.snapshot()), if whole { 7 } else { 6 });
+        let found = key_of(&medium.after_kill().open().snapshot());
+        assert!(found == 7 || (!whole && found == 6), "cut at {writes}");
+        if whole {
+            assert!(writes > 3);
+            return;
+        }
+    }
+    panic!("the commit never came through");
+}
+
+#[test]
+fn bindings_of_older_programs_are_read() {
+    let text = r#"{"layer":17,"label":"d:1","image":"IMAGE","mode":"ephemeral","boot":5,"at":9}"#;
+    let text = text.replace("IMAGE", &"01".repeat(32));
+    let bound: Binding = serde_json::from_str(&text).unwrap();
+    assert_eq!((bound.begun(), &bound.reservations), (BootId(5), &None));
+    assert_eq!(serde_json::to_string(&bound).unwrap(), text, "and by them");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Add(u32, u32),
@@ -411,6 +468,7 @@ enum Step {
     Image(u32),
     DropImage,
     Bind(u32, u64),
+    Reserve(u32, u64),
     Pending(u32),
     Forget(u32),
     Layer,
@@ -468,6 +526,13 @@ impl Model {
                 }
                 known
             }
+            Step::Reserve(n, key) => {
+                let known = self.nodes.contains_key(&name(n));
+                if known {
+                    self.bindings.insert(LayerId(n), reserved(n, 8, key));
+                }
+                known
+            }
             Step::Pending(n) => {
                 self.pending.insert(mac(n), machine(n));
                 true
@@ -518,6 +583,7 @@ fn step(tx: &mut Changes, step: &Step) -> Result<()> {
         Step::Image(n) => tx.put_image(image(n)),
         Step::DropImage => tx.remove_image("debian12").map(drop),
         Step::Bind(n, boot) => tx.put_binding(binding(n, boot)).map(drop),
+        Step::Reserve(n, key) => tx.put_binding(reserved(n, 8, key)).map(drop),
         Step::Pending(n) => tx.put_pending(machine(n)),
         Step::Forget(n) => tx
             .remove_pending(mac(n))
@@ -536,6 +602,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0..5_u32).prop_map(Step::Image),
         1 => Just(Step::DropImage),
         2 => (n.clone(), any::<u64>()).prop_map(|(n, boot)| Step::Bind(n, boot)),
+        2 => (n.clone(), any::<u64>()).prop_map(|(n, key)| Step::Reserve(n, key)),
         1 => n.clone().prop_map(Step::Pending),
         1 => n.prop_map(Step::Forget),
         1 => Just(Step::Layer),

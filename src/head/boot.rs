@@ -207,6 +207,7 @@ impl Head {
             let binding = Binding {
                 boot,
                 at,
+                began: Some(old.begun()),
                 ..Binding::clone(old)
             };
             return Ok(Plan {
@@ -222,6 +223,8 @@ impl Head {
             mode: record.mode,
             boot,
             at,
+            began: None,
+            reservations: None,
         };
         Ok(Plan {
             binding,
@@ -279,6 +282,8 @@ impl Head {
             if let Some(bound) = bound.filter(|b| b.boot != NO_BOOT) {
                 let mut void = Binding::clone(&bound);
                 void.boot = NO_BOOT;
+                void.began = None;
+                void.reservations = None;
                 changes.put_binding(void)?;
             }
             Ok(())

@@ -28,6 +28,7 @@ mod mint;
 mod node_edit;
 mod nodes;
 mod pending;
+mod reservations;
 mod select;
 mod state_dir;
 
@@ -56,6 +57,7 @@ pub use images::{
 pub use layers::{LayerReset, LayerUse, LayerView};
 pub use node_edit::{NodeChange, NodeRemove, NodeView};
 pub use nodes::{NodeAdd, NodeApprove};
+pub use reservations::DiskIdentity;
 
 use error::Result;
 use state_dir::StateDir;

@@ -102,6 +102,8 @@ pub enum Event<'a> {
     ClearedByOther {
         /// Which; all when none.
         lun: Option<u16>,
+        /// Answer them with TASK ABORTED (TAS of the control mode page) instead of silence.
+        tell: bool,
         /// Comes back in `Cleared`.
         ticket: u64,
     },
@@ -413,7 +415,9 @@ impl Connection {
             Event::Done(task, reply, payload) => self.finish(task, reply, payload),
             Event::Managed(function, response) => self.managed(function, response),
             Event::Listed(list) => self.listed(&list),
-            Event::ClearedByOther { lun, ticket } => self.cleared_by_other(lun, ticket, now),
+            Event::ClearedByOther { lun, tell, ticket } => {
+                self.cleared_by_other(lun, tell, ticket, now);
+            }
             Event::Tick => self.tick(now),
             Event::Drain => self.drain(now),
         }

@@ -42,9 +42,11 @@ pub(super) enum Note {
         why: &'static str,
         done: Option<oneshot::Sender<()>>,
     },
-    /// End the tasks of a logical unit (all when none), then drop `done`.
+    /// End the tasks of a logical unit (all when none), then drop `done`. `tell`: their initiator hears TASK
+    /// ABORTED.
     Clear {
         lun: Option<u16>,
+        tell: bool,
         done: oneshot::Sender<()>,
     },
     /// Ask the initiator to leave.
@@ -269,11 +271,11 @@ impl Feature {
                     self.leavers.extend(done);
                     self.ended.get_or_insert_with(|| why.to_owned());
                 }
-                Note::Clear { lun, done } => {
+                Note::Clear { lun, tell, done } => {
                     self.next_clear += 1;
                     let ticket = self.next_clear;
                     self.clears.push((ticket, done));
-                    let event = Event::ClearedByOther { lun, ticket };
+                    let event = Event::ClearedByOther { lun, tell, ticket };
                     self.conn.apply(event, self.now);
                 }
                 Note::Drain => self.conn.apply(Event::Drain, self.now),

@@ -13,6 +13,7 @@ use super::connection::{Connection, Event, Management, Output, TaskId};
 use super::driver::{Handle, Note};
 use super::login::Ask;
 use super::ops;
+use super::reserve::{self, Change};
 use super::shared::Shared;
 use super::target::{LUNS, Session, Unit};
 use crate::events::EventKind;
@@ -28,8 +29,8 @@ pub(super) enum Completion {
     Io(Vec<Finished>),
     /// Other sessions have ended what a management function names, or did not in time.
     Others(u32, Management, bool),
-    /// The sessions that a PREEMPT AND ABORT names have ended their tasks: its reply may go.
-    Preempted(TaskId, Reply),
+    /// A PERSISTENT RESERVE OUT was carried out.
+    Reserved(TaskId, Step),
 }
 
 /// One block operation that was run.
@@ -154,11 +155,13 @@ impl Executor {
         match output {
             Output::Execute(task, lun) => {
                 let step = self.begin(conn, task, lun);
-                self.step(task, step, conn, now);
+                conn.apply(Event::Step(task, step), now);
             }
             Output::DataReady(task, lun) => {
-                let step = self.data_out(conn, task, lun);
-                self.step(task, step, conn, now);
+                if !self.reserve(conn, task, lun) {
+                    let step = self.data_out(conn, task, lun);
+                    conn.apply(Event::Step(task, step), now);
+                }
             }
             Output::WantData(task, bytes) => self.want(conn, task, bytes, now),
             Output::Run(task, lun, BlockOp::Read(range)) => self.read(conn, task, lun, range, now),
@@ -204,29 +207,25 @@ impl Executor {
         }
     }
 
-    /// Hands the logical unit's word on. A reply that first ends tasks of other sessions waits for them.
-    fn step(&self, task: TaskId, step: Step, conn: &mut Connection, now: Instant) {
-        match step {
-            Step::Reply(reply) if !reply.abort.is_empty() => self.preempt(task, reply),
-            step => conn.apply(Event::Step(task, step), now),
+    /// Carries a PERSISTENT RESERVE OUT out beside the connection; false when it is none, or nothing is here.
+    fn reserve(&mut self, conn: &Connection, task: TaskId, lun: u64) -> bool {
+        let cdb = conn.cdb(task);
+        if !reserve::is_change(cdb) || conn.is_aborted(task) {
+            return false;
         }
-    }
-
-    fn preempt(&self, task: TaskId, reply: Reply) {
-        let named = |session: &Session| session.named(&reply.abort);
-        let others = self.session.as_ref().map_or_else(Vec::new, named);
-        let lun = self
-            .session
-            .as_ref()
-            .and_then(|s| s.unit.as_ref())
-            .map(|u| u.lun);
-        let waits = clear(&others, lun);
+        let (Some(unit), Some(session)) = (self.unit(lun), &self.session) else {
+            return false;
+        };
+        let list = (cdb, conn.data(task));
+        let head = self.shared.targets.head();
+        let change = Change::new(session, unit, &self.shared.pool, head, list);
         let report = self.done.clone();
+        // The session does not end before it: no change of a session comes after its successor's first look.
+        self.in_flight += 1;
         tokio::spawn(async move {
-            // Too slow or not, the reservation has changed hands: the reply tells so.
-            let _ = tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, all(waits)).await;
-            let _ = report.send(Completion::Preempted(task, reply));
+            let _ = report.send(Completion::Reserved(task, change.run().await));
         });
+        true
     }
 
     fn data_out(&self, conn: &Connection, task: TaskId, lun: u64) -> Step {
@@ -418,8 +417,9 @@ impl Executor {
             Completion::Others(number, management, ended) => {
                 self.managed(number, management, ended, conn, now);
             }
-            Completion::Preempted(task, reply) => {
-                conn.apply(Event::Step(task, Step::Reply(reply)), now);
+            Completion::Reserved(task, step) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                conn.apply(Event::Step(task, step), now);
             }
         }
     }
@@ -482,7 +482,9 @@ impl Executor {
             Management::ClearTaskSet(lun) | Management::LunReset(lun) => Some(lun),
             Management::WarmReset | Management::ColdReset => None,
         };
-        let waits = clear(&others, lun);
+        let unit = self.session.as_ref().and_then(|s| s.unit.as_ref());
+        let tell = unit.is_some_and(|unit| unit.device().tells_aborts());
+        let waits = clear(&others, lun, tell);
         let report = self.done.clone();
         tokio::spawn(async move {
             let ended = tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, all(waits)).await;
@@ -555,7 +557,7 @@ impl Executor {
 
     /// A job came back after the connection ended.
     pub(super) fn came_back(&mut self, end: &Completion) {
-        if matches!(end, Completion::Io(_)) {
+        if matches!(end, Completion::Io(_) | Completion::Reserved(..)) {
             self.in_flight = self.in_flight.saturating_sub(1);
         }
     }
@@ -576,16 +578,18 @@ fn footprint(range: &ByteRange) -> usize {
     Buffer::footprint(usize::try_from(range.len()).unwrap_or(usize::MAX))
 }
 
-/// Asks sessions to end their tasks on a LUN, or on all; each wait ends when it did.
-fn clear(others: &[Handle], lun: Option<u16>) -> Vec<oneshot::Receiver<()>> {
+/// Asks sessions to end their tasks on a LUN, or on all; each wait ends when it did. `tell`: their initiators
+/// get TASK ABORTED instead of silence.
+pub(super) fn clear(others: &[Handle], lun: Option<u16>, tell: bool) -> Vec<oneshot::Receiver<()>> {
     let ask = |other: &Handle| {
         let (done, wait) = oneshot::channel();
-        other.send(Note::Clear { lun, done }).ok().map(|()| wait)
+        let note = Note::Clear { lun, tell, done };
+        other.send(note).ok().map(|()| wait)
     };
     others.iter().filter_map(ask).collect()
 }
 
-async fn all(waits: Vec<oneshot::Receiver<()>>) {
+pub(super) async fn all(waits: Vec<oneshot::Receiver<()>>) {
     for wait in waits {
         // An error means that the other session is gone, and its tasks with it.
         let _ = wait.await;

@@ -44,6 +44,7 @@ pub mod pace;
 pub mod params;
 pub mod pdu;
 pub mod refusals;
+mod reserve;
 mod rx;
 pub mod serial;
 pub mod server;

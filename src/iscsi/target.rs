@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::driver::Handle;
 use super::login::{Access, Ask, Credentials};
 use super::params::SessionType;
+use super::reserve;
 use super::session::{Entered, Eviction, Identity, Member, Registry, kind_of};
 use super::text::{Found, Wanted};
 use crate::catalog::NodeRecord;
 use crate::events::{InitiatorKind, Traffic};
-use crate::head::{Attached, Head};
+use crate::head::{Attached, DiskIdentity, Head};
 use crate::names::{Iqn, NodeName};
 use crate::scsi::{LogicalUnit, LuConfig, NexusId};
 use crate::store::Volume;
@@ -21,7 +22,9 @@ use crate::units::UnixMillis;
 /// LUNs of every target: the system disk.
 pub(super) const LUNS: [u16; 1] = [0];
 
-/// Target portal group of every portal.
+/// Target portal group of every portal, and so the one SCSI target port (RFC 7143 4.4.2). Portals of groups of
+/// their own would let a session that was left behind on one portal live on beside its successor on another,
+/// with writes still on their way; in one group the successor reinstates it, wherever it comes in.
 pub(super) const PORTAL_GROUP: u16 = 1;
 
 /// 0x0203: no such target (RFC 7143 11.13.5).
@@ -63,8 +66,10 @@ pub(super) struct Unit {
     pub(super) lun: u16,
     pub(super) device: Arc<Mutex<LogicalUnit>>,
     pub(super) volume: Arc<Volume>,
+    /// Held while a change of its reservations is on its way.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) disk: DiskIdentity,
     size: u64,
-    disk_uuid: String,
 }
 
 impl Unit {
@@ -108,13 +113,9 @@ impl Session {
             .collect()
     }
 
-    /// The sessions of this target that have one of these nexuses, this one left out.
-    pub(super) fn named(&self, nexuses: &[NexusId]) -> Vec<Handle> {
-        lock(&self.target.registry)
-            .named(nexuses)
-            .filter(|(nexus, _)| *nexus != self.nexus)
-            .map(|(_, handle)| handle.clone())
-            .collect()
+    /// Its target.
+    pub(super) const fn target(&self) -> &Arc<OpenTarget> {
+        &self.target
     }
 
     /// The node's disk is ready: makes or re-uses its logical unit, and joins it.
@@ -126,36 +127,58 @@ impl Session {
 }
 
 impl OpenTarget {
-    /// The logical unit lives as long as its disk has the same identity and size: reservations and unit
-    /// attentions outlast sessions. The volume is always the one that was just attached.
+    /// The sessions that have one of these nexuses, `own` left out.
+    pub(super) fn named(&self, own: NexusId, nexuses: &[NexusId]) -> Vec<Handle> {
+        lock(&self.registry)
+            .named(nexuses)
+            .filter(|(nexus, _)| *nexus != own)
+            .map(|(_, handle)| handle.clone())
+            .collect()
+    }
+
+    /// The logical unit lives as long as its disk: reservations and unit attentions outlast sessions. A new
+    /// one begins with the reservations that outlived the head. The volume is always the one that was just
+    /// attached. No session sees its disk change size: another size is another unit, and the sessions of the
+    /// old one lose their volume.
     fn unit(&self, attached: Attached, target_name: &Iqn) -> Unit {
         let mut slot = lock(&self.unit);
         let size = attached.volume.size();
-        let uuid = &attached.node.disk_uuid;
-        let device = match slot.take() {
-            Some(old) if old.size == size && old.disk_uuid == *uuid => old.device,
-            _ => Arc::new(Mutex::new(LogicalUnit::new(LuConfig {
-                size_bytes: size,
-                serial: serial_of(uuid),
-                naa: naa_of(uuid),
-                target_name: target_name.as_str().to_owned(),
-                // True for both modes: a completed write is in the file, not yet on the medium. FLUSH of an
-                // ephemeral layer is a no-op by declared policy (docs/protocols/iscsi.md).
-                write_back: true,
-                read_only: false,
-                lun: LUNS[0],
-                luns: LUNS.to_vec(),
-            }))),
+        let disk = attached.disk();
+        let (device, turn) = match slot.take() {
+            Some(old) if old.size == size && old.disk == disk => (old.device, old.turn),
+            _ => {
+                let mut device = LogicalUnit::new(config_of(&disk.uuid, size, target_name));
+                if let Some(kept) = attached.reservations() {
+                    device.restore(reserve::from_record(kept));
+                }
+                (Arc::new(Mutex::new(device)), Arc::default())
+            }
         };
         let unit = Unit {
             lun: LUNS[0],
             device,
             volume: attached.volume,
+            turn,
+            disk,
             size,
-            disk_uuid: attached.node.disk_uuid.clone(),
         };
         *slot = Some(unit.clone());
         unit
+    }
+}
+/// How a disk shows itself to initiators.
+fn config_of(disk_uuid: &str, size: u64, target_name: &Iqn) -> LuConfig {
+    LuConfig {
+        size_bytes: size,
+        serial: serial_of(disk_uuid),
+        naa: naa_of(disk_uuid),
+        target_name: target_name.as_str().to_owned(),
+        // True for both modes: a completed write is in the file, not yet on the medium. FLUSH of an
+        // ephemeral layer is a no-op by declared policy (docs/protocols/iscsi.md).
+        write_back: true,
+        read_only: false,
+        lun: LUNS[0],
+        luns: LUNS.to_vec(),
     }
 }
 

@@ -106,6 +106,8 @@ pub(super) struct Task {
     pub(super) phase: Phase,
     /// Aborted by the management function of this number, while someone still works on it.
     pub(super) aborted: Option<u32>,
+    /// Its abort is told with TASK ABORTED.
+    pub(super) tells_abort: bool,
 
     pub(super) buffer: Option<Buffer>,
     /// Bytes of data-out that the command takes from us.
@@ -409,6 +411,7 @@ mod test {
             edtl: 0,
             phase: Phase::Begun,
             aborted: None,
+            tells_abort: false,
             buffer: None,
             need: 0,
             wanted_out: 0,

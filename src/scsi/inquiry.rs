@@ -32,6 +32,13 @@ const NOT_ROTATING: [u8; 2] = [0, 1];
 /// LBPU, LBPWS, LBPWS10, LBPRZ.
 const PROVISIONING: u8 = 0x80 | 0x40 | 0x20 | 0x04;
 const THIN: u8 = 2;
+/// Page 87h: one descriptor for all mode pages and subpages, MODE PAGE POLICY 00b, shared by all initiators.
+const MODE_POLICY: [u8; 4] = [0x3F, 0xFF, 0x00, 0x00];
+/// RELATIVE TARGET PORT IDENTIFIER and TARGET PORT GROUP. All portals of a target are one iSCSI portal group,
+/// and a portal group is a SCSI target port (RFC 7143 4.4.1, 4.4.2): whatever way an initiator takes, it is the same
+/// port, so that a session left behind on one portal is reinstated through the other, and a persistent
+/// registration is found again.
+const PORT_NUMBER: [u8; 4] = [0, 0, 0, 1];
 
 struct Page {
     code: u8,
@@ -39,7 +46,7 @@ struct Page {
 }
 
 /// The pages, ascending; page 00h lists them.
-static PAGES: [Page; 7] = [
+static PAGES: [Page; 9] = [
     Page {
         code: 0x00,
         build: page_list,
@@ -55,6 +62,14 @@ static PAGES: [Page; 7] = [
     Page {
         code: 0x86,
         build: extended,
+    },
+    Page {
+        code: 0x87,
+        build: |_| MODE_POLICY.to_vec(),
+    },
+    Page {
+        code: 0x88,
+        build: |lu| ports(&lu.config),
     },
     Page {
         code: 0xB0,
@@ -166,16 +181,35 @@ fn identification(config: &LuConfig) -> Vec<u8> {
     put(&mut page, BINARY, UNIT | NAA, &config.naa);
     put(&mut page, ASCII, UNIT | VENDOR_ID, &vendor);
     put(&mut page, UTF8, UNIT | NAME, &name(&naa_name(&config.naa)));
-    put(
-        &mut page,
-        ISCSI | BINARY,
-        PORT | RELATIVE_PORT,
-        &[0, 0, 0, 1],
-    );
-    put(&mut page, ISCSI | BINARY, PORT | PORT_GROUP, &[0, 0, 0, 1]);
-    let port = name(&format!("{target},t,0x0001"));
-    put(&mut page, ISCSI | UTF8, PORT | NAME, &port);
+    let binary = ISCSI | BINARY;
+    put(&mut page, binary, PORT | RELATIVE_PORT, &PORT_NUMBER);
+    put(&mut page, binary, PORT | PORT_GROUP, &PORT_NUMBER);
+    put(&mut page, ISCSI | UTF8, PORT | NAME, &port_name(config));
     put(&mut page, ISCSI | UTF8, TARGET | NAME, &name(&target));
+    page
+}
+
+/// Name of the target port: the target's, and its portal group (RFC 7143 4.4.2).
+fn port_name(config: &LuConfig) -> Vec<u8> {
+    let target = clean(&config.target_name, 223);
+    name(&format!("{},t,0x0001", String::from_utf8_lossy(&target)))
+}
+
+/// Page 88h: the one target port and its name (SPC-4 7.8.13). Initiator ports are the initiator's to tell.
+fn ports(config: &LuConfig) -> Vec<u8> {
+    use designator::{ISCSI, NAME, PORT, UTF8};
+    let mut descriptors = Vec::new();
+    put(
+        &mut descriptors,
+        ISCSI | UTF8,
+        PORT | NAME,
+        &port_name(config),
+    );
+    let len = u16::try_from(descriptors.len()).unwrap_or(0);
+    let [_, _, hi, lo] = PORT_NUMBER;
+    let mut page = vec![0, 0, hi, lo, 0, 0, 0, 0, 0, 0];
+    page.extend_from_slice(&len.to_be_bytes());
+    page.extend_from_slice(&descriptors);
     page
 }
 

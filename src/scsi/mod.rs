@@ -27,11 +27,13 @@ mod nexus;
 mod opcode;
 mod persist;
 mod provision;
+mod registrations;
 mod report;
 mod reserve;
 mod sense;
 #[cfg(test)]
 mod test;
+mod transport_id;
 mod unit;
 
 use crate::units::{ByteRange, SECTOR_BYTES};
@@ -40,6 +42,9 @@ use cdb::Cdb;
 use nexus::{Attention, Nexuses};
 
 pub use cdb::Direction;
+pub use nexus::News;
+pub use persist::Saving;
+pub use registrations::{Registrant, Registrations, Reservation, ReservationType};
 pub use report::absent_lun;
 pub use sense::{Sense, SenseBytes};
 
@@ -104,6 +109,10 @@ pub enum Step {
     },
     /// Let the volume do this; afterwards call [`LogicalUnit::done`].
     Run(BlockOp),
+    /// PERSISTENT RESERVE OUT with APTPL: put this on stable storage in place of what was kept (`None`: keep
+    /// nothing), then call [`LogicalUnit::saved`]. Until then all is as before, and further changes of the
+    /// reservations are answered BUSY. Comes only from [`LogicalUnit::data_out`].
+    Save(Option<Box<Registrations>>),
 }
 
 /// What the volume shall do. Every range lies inside the disk and is a whole number of sectors, never
@@ -313,7 +322,9 @@ pub struct LogicalUnit {
     nexuses: Nexuses,
     /// Holder of RESERVE(6) or (10).
     reserved_by: Option<NexusId>,
-    persist: persist::Reservations,
+    persist: registrations::Reservations,
+    /// A change of `persist` that is being written down.
+    planned: Option<Box<persist::Plan>>,
 }
 
 impl LogicalUnit {
@@ -325,7 +336,8 @@ impl LogicalUnit {
             config,
             nexuses: Nexuses::default(),
             reserved_by: None,
-            persist: persist::Reservations::default(),
+            persist: registrations::Reservations::default(),
+            planned: None,
         }
     }
 
@@ -399,10 +411,27 @@ impl LogicalUnit {
         }
     }
 
-    /// CLEAR TASK SET: the other nexuses hear 2F/00.
+    /// CLEAR TASK SET: the other nexuses hear 2F/00, unless each of their commands was answered TASK ABORTED
+    /// (TAS).
     pub fn cleared_by_another(&mut self, by: NexusId) {
+        if self.tells_aborts() {
+            return;
+        }
         for nexus in self.nexuses.others(by) {
             nexus.tell(Attention::CommandsCleared);
+        }
+    }
+
+    /// TAS: a command that another nexus aborts is answered TASK ABORTED instead of silence.
+    #[must_use]
+    pub fn tells_aborts(&self) -> bool {
+        self.modes.tells_aborts()
+    }
+
+    /// Something about the disk changed that no initiator asked for: every nexus hears of it.
+    pub fn announce(&mut self, news: News) {
+        for nexus in self.nexuses.all() {
+            nexus.tell(news.into());
         }
     }
 
@@ -440,7 +469,7 @@ impl LogicalUnit {
         let begins = data.is_none();
         if begins
             && command.map_or(true, opcode::Command::hears_attention)
-            && let Some(attention) = nexus.take_attention()
+            && let Some(attention) = nexus.report_attention(self.modes.keeps_attentions())
         {
             return Err(attention.sense().into());
         }

@@ -1,6 +1,7 @@
 //! Mode parameters: MODE SENSE and MODE SELECT (SPC-4 6.9 to 6.12, 7.5; SBC-3 6.5).
 //!
-//! Pages 01, 08, 0A, 1C. Changeable: WCE (08), D_SENSE and SWP (0A). Nothing is saved.
+//! Pages 01, 08, 0A, 1C. Changeable: WCE (08), D_SENSE, SWP, UA_INTLCK_CTRL (00b, 10b) and TAS (0A). Nothing is
+//! saved.
 
 use crate::units::SECTOR_BYTES;
 
@@ -13,6 +14,9 @@ use super::{Answer, BlockOp, Call, LogicalUnit, LuConfig, NexusId, Step};
 const WCE: u8 = 0x04;
 const D_SENSE: u8 = 0x04;
 const SWP: u8 = 0x08;
+/// UA_INTLCK_CTRL 10b: a unit attention stays until REQUEST SENSE fetches it. 11b is not offered.
+const UA_INTLCK: u8 = 0x20;
+const TAS: u8 = 0x40;
 /// DEVICE-SPECIFIC PARAMETER: write-protected; DPO and FUA are known.
 const WP: u8 = 0x80;
 const DPOFUA: u8 = 0x10;
@@ -24,6 +28,8 @@ pub(super) struct Modes {
     write_cache: bool,
     descriptor_sense: bool,
     software_protected: bool,
+    keeps_attentions: bool,
+    tells_aborts: bool,
 }
 
 impl Modes {
@@ -33,6 +39,8 @@ impl Modes {
             write_cache: config.write_back,
             descriptor_sense: false,
             software_protected: false,
+            keeps_attentions: false,
+            tells_aborts: false,
         }
     }
 
@@ -44,6 +52,16 @@ impl Modes {
     /// D_SENSE: sense data goes out in descriptor format.
     pub(super) fn descriptor_sense(self) -> bool {
         self.descriptor_sense
+    }
+
+    /// UA_INTLCK_CTRL 10b: unit attentions stay until REQUEST SENSE.
+    pub(super) fn keeps_attentions(self) -> bool {
+        self.keeps_attentions
+    }
+
+    /// TAS: commands that another nexus aborts are answered TASK ABORTED.
+    pub(super) fn tells_aborts(self) -> bool {
+        self.tells_aborts
     }
 
     /// SWP: an initiator has set the disk read-only.
@@ -97,18 +115,23 @@ static PAGES: [Page; 4] = [
         mask: body([WCE]),
         keep: |modes, new| modes.write_cache = new[0] & WCE != 0,
     },
-    // Control: TST=0, GLTSD=1, unrestricted reordering, QERR=0, UA_INTLCK_CTRL=0, TAS=0.
+    // Control: TST=0, GLTSD=1, unrestricted reordering, QERR=0.
     Page {
         code: 0x0A,
         len: 10,
         values: |modes| {
             let sense = flag(modes.descriptor_sense, D_SENSE);
-            body([0x02 | sense, 0x10, flag(modes.software_protected, SWP)])
+            let protected = flag(modes.software_protected, SWP);
+            let interlock = flag(modes.keeps_attentions, UA_INTLCK);
+            let aborts = flag(modes.tells_aborts, TAS);
+            body([0x02 | sense, 0x10, protected | interlock, aborts])
         },
-        mask: body([D_SENSE, 0, SWP]),
+        mask: body([D_SENSE, 0, SWP | UA_INTLCK, TAS]),
         keep: |modes, new| {
             modes.descriptor_sense = new[0] & D_SENSE != 0;
             modes.software_protected = new[2] & SWP != 0;
+            modes.keeps_attentions = new[2] & UA_INTLCK != 0;
+            modes.tells_aborts = new[3] & TAS != 0;
         },
     },
     // Informational exceptions control: DEXCPT, there are none to report.

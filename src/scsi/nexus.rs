@@ -24,7 +24,46 @@ pub(super) enum Attention {
     RegistrationsPreempted,
     /// CLEAR TASK SET by another nexus: 2F/00.
     CommandsCleared,
+    /// The disk has another size: 2A/09.
+    CapacityChanged,
+    /// INQUIRY would answer otherwise now: 3F/03.
+    InquiryChanged,
+    /// REPORT LUNS would answer otherwise now: 3F/0E.
+    LunsChanged,
+    /// Space for this disk's changes runs short: 38/07.
+    SpaceThreshold,
 }
+
+/// News of the disk that no initiator caused.
+///
+/// A disk keeps its size and its INQUIRY data as long as its unit lives, and a target its LUNs, so that today
+/// nothing in the target has these to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Another size: 2A/09.
+    Capacity,
+    /// Other INQUIRY data: 3F/03.
+    Inquiry,
+    /// Other LUNs: 3F/0E. REPORT LUNS makes it void.
+    Luns,
+    /// Space for changes runs short, writes still go on: 38/07 (SBC-3 4.7.3.8).
+    SpaceThreshold,
+}
+
+impl From<News> for Attention {
+    fn from(news: News) -> Self {
+        match news {
+            News::Capacity => Self::CapacityChanged,
+            News::Inquiry => Self::InquiryChanged,
+            News::Luns => Self::LunsChanged,
+            News::SpaceThreshold => Self::SpaceThreshold,
+        }
+    }
+}
+
+/// Each kind waits once at most, so that no news is lost for want of room.
+const KINDS: usize = 11;
+const _: () = assert!(KINDS <= UNIT_ATTENTIONS_MAX);
 
 impl Attention {
     pub(super) const fn sense(self) -> Sense {
@@ -36,6 +75,10 @@ impl Attention {
             Self::ReservationsReleased => Sense::attention(0x2A, 0x04),
             Self::RegistrationsPreempted => Sense::attention(0x2A, 0x05),
             Self::CommandsCleared => Sense::attention(0x2F, 0x00),
+            Self::CapacityChanged => Sense::attention(0x2A, 0x09),
+            Self::InquiryChanged => Sense::attention(0x3F, 0x03),
+            Self::LunsChanged => Sense::attention(0x3F, 0x0E),
+            Self::SpaceThreshold => Sense::attention(0x38, 0x07),
         }
     }
 }
@@ -70,6 +113,20 @@ impl Nexus {
         });
         self.attentions.push_front(attention);
         self.attentions.truncate(UNIT_ATTENTIONS_MAX);
+    }
+
+    /// The oldest attention, for a CHECK CONDITION. It counts as reported, unless it is kept until REQUEST SENSE
+    /// fetches it (UA_INTLCK_CTRL 10b).
+    pub(super) fn report_attention(&mut self, keep: bool) -> Option<Attention> {
+        if keep {
+            return self.attentions.front().copied();
+        }
+        self.take_attention()
+    }
+
+    /// The initiator has learned of it in another way.
+    pub(super) fn forget(&mut self, attention: Attention) {
+        self.attentions.retain(|old| *old != attention);
     }
 
     /// The oldest attention; it counts as reported.
@@ -112,6 +169,11 @@ impl Nexuses {
 
     pub(super) fn others(&mut self, id: NexusId) -> impl Iterator<Item = &mut Nexus> {
         self.0.iter_mut().filter(move |nexus| nexus.id != id)
+    }
+
+    /// The initiator ports that are logged in.
+    pub(super) fn ports(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().map(|nexus| &nexus.port)
     }
 
     /// The nexuses through which the initiator port `port` reaches this disk.

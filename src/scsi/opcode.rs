@@ -183,7 +183,7 @@ use Access::{Always, Prevent, Query, Read, Start, Write};
 
 /// Sorted by opcode, then service action. Rows of one opcode all have service actions or stand alone.
 #[rustfmt::skip]
-pub(super) static COMMANDS: [Command; 57] = [
+pub(super) static COMMANDS: [Command; 58] = [
     plain("TEST UNIT READY", [0x00, 0, 0, 0, 0, 0], Query, unit::test_ready),
     always("REQUEST SENSE", [0x03, 0x01, 0, 0, 0xFF, 0], unit::request_sense),
     plain("READ(6)", [0x08, 0x1F, 0xFF, 0xFF, 0xFF, 0], Read, block::read),
@@ -236,6 +236,12 @@ pub(super) static COMMANDS: [Command; 57] = [
         reserve_out(0x06, 0x00),
         Query,
         persist::register,
+    ),
+    action(
+        "PERSISTENT RESERVE OUT, REGISTER AND MOVE",
+        reserve_out(0x07, 0x00),
+        Query,
+        persist::register_and_move,
     ),
     plain("READ(16)", blocks_16(0x88, 0xF8), Read, block::read),
     writes(

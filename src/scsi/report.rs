@@ -3,13 +3,18 @@
 
 use super::cdb::Cdb;
 use super::inquiry;
+use super::nexus::Attention;
 use super::opcode::{self, COMMANDS, Command};
 use super::sense::Sense;
 use super::{Answer, Call, LogicalUnit, Refusal, Reply, Step, status};
 
 /// REPORT LUNS (SPC-4 6.33).
 pub(super) fn luns(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
-    lun_list(&call.cdb, &lu.config.luns)
+    let answer = lun_list(&call.cdb, &lu.config.luns)?;
+    if let Some(nexus) = lu.nexuses.get_mut(call.nexus) {
+        nexus.forget(Attention::LunsChanged);
+    }
+    Ok(answer)
 }
 
 fn lun_list(cdb: &Cdb, luns: &[u16]) -> Answer {

@@ -5,6 +5,7 @@ mod key {
     pub(super) const NO_SENSE: u8 = 0x0;
     pub(super) const NOT_READY: u8 = 0x2;
     pub(super) const MEDIUM_ERROR: u8 = 0x3;
+    pub(super) const HARDWARE_ERROR: u8 = 0x4;
     pub(super) const ILLEGAL_REQUEST: u8 = 0x5;
     pub(super) const UNIT_ATTENTION: u8 = 0x6;
     pub(super) const DATA_PROTECT: u8 = 0x7;
@@ -70,6 +71,8 @@ impl Sense {
     pub const ABORTED: Self = Self::new(key::ABORTED_COMMAND, 0x00, 0x00);
     /// Something inside the target failed; initiators retry: 0B/44/00.
     pub const INTERNAL: Self = Self::new(key::ABORTED_COMMAND, 0x44, 0x00);
+    /// Something inside the target failed, and trying again does not help by itself: 04/44/00.
+    pub const TARGET_FAILURE: Self = Self::new(key::HARDWARE_ERROR, 0x44, 0x00);
     /// iSCSI: data came that nobody allowed, 0B/0C/0C (RFC 7143 11.4.7.2).
     pub const UNEXPECTED_UNSOLICITED_DATA: Self = Self::new(key::ABORTED_COMMAND, 0x0C, 0x0C);
     /// iSCSI: less unsolicited data came than announced, 0B/0C/0D (RFC 7143 11.4.7.2).

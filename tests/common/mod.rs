@@ -21,6 +21,8 @@ pub struct TestHead {
     said: Option<mpsc::Receiver<String>>,
     /// Where its iSCSI listens while it runs.
     pub portal: Option<SocketAddr>,
+    /// All addresses where it listens, `portal` first.
+    pub portals: Vec<SocketAddr>,
 }
 
 impl TestHead {
@@ -43,6 +45,7 @@ impl TestHead {
             child: None,
             said: None,
             portal: None,
+            portals: Vec::new(),
         }
     }
 
@@ -105,9 +108,9 @@ impl TestHead {
         let portal = line
             .split_whitespace()
             .find_map(|w| w.strip_prefix("iscsi="));
-        self.portal = portal
-            .and_then(|p| p.split(',').next())
-            .map(|p| p.parse().unwrap());
+        let portals = portal.map(|all| all.split(',').map(|p| p.parse().unwrap()));
+        self.portals = portals.map_or_else(Vec::new, Iterator::collect);
+        self.portal = self.portals.first().copied();
     }
 
     /// Starts `reveille serve` and does not wait.

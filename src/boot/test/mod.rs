@@ -112,6 +112,8 @@ impl House for Table {
             mode: LayerMode::Ephemeral,
             boot,
             at: UnixMillis(0),
+            began: None,
+            reservations: None,
         }))
     }
 

@@ -201,7 +201,10 @@ impl Connection {
         match step {
             Step::Reply(reply) => self.finish(id, reply, None),
             Step::Data { len, .. } if phase == Phase::Begun => self.want(id, len),
-            Step::Data { .. } => self.finish(id, Reply::check(Sense::INTERNAL), None),
+            // The shell saves before it tells us.
+            Step::Data { .. } | Step::Save(_) => {
+                self.finish(id, Reply::check(Sense::INTERNAL), None);
+            }
             Step::Run(BlockOp::Read(range)) => {
                 task.phase = Phase::Queued;
                 self.reads.push_back((id, range));
@@ -245,6 +248,10 @@ impl Connection {
             self.discard(id);
             return;
         }
+        if task.phase == Phase::Sending {
+            // It was answered already, when another nexus ended it.
+            return;
+        }
         let (started, attribute) = (std::mem::take(&mut task.started), task.attribute);
         task.answer(reply, payload);
         let len = task.stream.len as usize;
@@ -281,8 +288,17 @@ impl Connection {
         })
     }
 
-    /// Ends a task without an answer.
+    /// Ends a task that was aborted: without an answer, or with TASK ABORTED where another nexus did it and TAS is
+    /// set.
     pub(super) fn discard(&mut self, id: TaskId) {
+        if let Some(task) = self.tasks.get_mut(id).filter(|task| task.tells_abort) {
+            task.tells_abort = false;
+            task.aborted = None;
+            self.reads.retain(|(waiting, _)| *waiting != id);
+            self.finish(id, Reply::of_status(status::TASK_ABORTED), None);
+            self.settle();
+            return;
+        }
         let Some(task) = self.forget(id) else { return };
         self.bury(task.unsolicited.is_some(), task.itt);
         self.ended(task.started, task.attribute);
@@ -345,6 +361,7 @@ fn new_task(bhs: &Bhs, cdb: [u8; 16], long_cdb: Option<Box<[u8]>>) -> Task {
         edtl: bhs.u32_at(20),
         phase: Phase::Held,
         aborted: None,
+        tells_abort: false,
         buffer: None,
         need: 0,
         wanted_out: 0,

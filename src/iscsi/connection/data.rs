@@ -101,7 +101,7 @@ impl Connection {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        if task.aborted.is_some() {
+        if task.aborted.is_some() || task.phase == Phase::Sending {
             return;
         }
         if !intact {

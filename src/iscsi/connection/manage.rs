@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::super::pdu::{Bhs, RESERVED_TAG, op};
-use super::super::task::TaskId;
+use super::super::task::{Phase, TaskId};
 use super::{Answer, Connection, Data, Management, Output, Queued, State, Why, reason};
 use crate::limits;
 
@@ -82,7 +82,7 @@ impl Connection {
         match plan {
             Some((kind, lun)) => {
                 let number = self.function();
-                self.abort_where(lun, number);
+                self.abort_where(lun, number, false);
                 self.await_end(bhs, kind, number, now);
             }
             None => self.respond(bhs.itt(), bhs.immediate(), NO_SUCH_LUN),
@@ -95,7 +95,7 @@ impl Connection {
             return;
         };
         let number = self.function();
-        self.abort(task, number);
+        self.abort(task, number, false);
         self.await_end(bhs, Kind::Abort, number, now);
     }
 
@@ -118,13 +118,19 @@ impl Connection {
         }
         self.state = State::LoggingOut;
         let number = self.function();
-        self.abort_where(None, number);
+        self.abort_where(None, number, false);
         self.await_end(bhs, Kind::Logout, number, now);
     }
 
-    pub(super) fn cleared_by_other(&mut self, lun: Option<u16>, ticket: u64, now: Instant) {
+    pub(super) fn cleared_by_other(
+        &mut self,
+        lun: Option<u16>,
+        tell: bool,
+        ticket: u64,
+        now: Instant,
+    ) {
         let number = self.function();
-        self.abort_where(lun, number);
+        self.abort_where(lun, number, tell);
         self.pending.push(Pending {
             number,
             itt: RESERVED_TAG,
@@ -226,23 +232,28 @@ impl Connection {
         self.settle();
     }
 
-    fn abort_where(&mut self, lun: Option<u16>, number: u32) {
+    fn abort_where(&mut self, lun: Option<u16>, number: u32, tell: bool) {
         let hit = |id: &TaskId| {
             let task = self.tasks.get(*id);
             task.is_some_and(|t| lun.is_none() || lun_number(t.lun) == lun)
         };
         let ids: Vec<TaskId> = self.tasks.ids().filter(hit).collect();
         for id in ids {
-            self.abort(id, number);
+            self.abort(id, number, tell);
         }
     }
 
-    /// Ends a task. While the shell works on it, it stays until the shell is done.
-    fn abort(&mut self, id: TaskId, number: u32) {
+    /// Ends a task. While the shell works on it, it stays until the shell is done. `tell`: another nexus ends it,
+    /// and its own is answered TASK ABORTED, or what its answer already is.
+    fn abort(&mut self, id: TaskId, number: u32, tell: bool) {
         self.purge_r2ts(id);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
+        if tell && task.phase == Phase::Sending {
+            return;
+        }
+        task.tells_abort = tell && task.aborted.is_none();
         if task.owed() {
             // The first function that ended it is waited for by all later ones.
             task.aborted.get_or_insert(number);

@@ -122,6 +122,7 @@ proptest! {
             Step::Run(op) => check_op(&op),
             Step::Reply(reply) => check_reply(&cdb, &reply),
             Step::Data { .. } => panic!("asked again: {cdb:02x?}"),
+            Step::Save(kept) => assert!(kept.is_some_and(|kept| !kept.registrants.is_empty())),
         }
     }
 

@@ -39,7 +39,12 @@ fn a_page_code_needs_evpd_and_cmddt_is_gone() {
 fn every_listed_page_is_there_and_the_list_ascends() {
     let mut bench = Bench::new();
     let list = bench.good(&inquiry(1, 0, 255));
-    assert_eq!(list, [0, 0, 0, 7, 0, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2]);
+    assert_eq!(
+        list,
+        [
+            0, 0, 0, 9, 0, 0x80, 0x83, 0x86, 0x87, 0x88, 0xB0, 0xB1, 0xB2
+        ]
+    );
     for &page in &list[4..] {
         let data = bench.good(&inquiry(1, page, 0xFFFF));
         assert_eq!(data[..2], [0, page]);
@@ -126,6 +131,24 @@ fn the_longest_target_name_still_fits_its_designator() {
     let all = designators(&bench.good(&inquiry(1, 0x83, 0xFFFF)));
     assert_eq!(all.len(), 7);
     assert_eq!(all[5].2.len(), 236);
+}
+
+#[test]
+fn all_mode_pages_are_shared_by_all_initiators() {
+    let data = Bench::new().good(&inquiry(1, 0x87, 255));
+    assert_eq!(data, [0, 0x87, 0, 4, 0x3F, 0xFF, 0, 0]);
+}
+
+#[test]
+fn there_is_one_target_port_with_the_name_of_its_portal_group() {
+    let data = Bench::new().good(&inquiry(1, 0x88, 0xFFFF));
+    let name = b"iqn.2026-11.internal.reveille:node001,t,0x0001\0\0";
+    assert_eq!(name.len() % 4, 0);
+    let len = u8::try_from(name.len()).unwrap();
+    assert_eq!(data[..4], [0, 0x88, 0, 12 + 4 + len]);
+    assert_eq!(data[4..16], [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4 + len]);
+    assert_eq!(data[16..20], [0x53, 0x98, 0, len]);
+    assert_eq!(&data[20..], name);
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Whole commands: bytes in, bytes out, against a disk in memory that does what the block operations say.
 
 mod any_cdb;
+mod attentions;
 mod blocks;
+mod durable;
 mod identity;
 mod modes;
+mod probes;
 mod provisioning;
 mod reports;
 mod reservations;
@@ -42,6 +45,10 @@ struct Bench {
     mapped: Vec<bool>,
     /// All block operations so far.
     ops: Vec<BlockOp>,
+    /// What of the reservations is on stable storage, how often it was written, and how the next writing ends.
+    stored: Option<Registrations>,
+    saves: u32,
+    saving: Saving,
 }
 
 impl Bench {
@@ -61,6 +68,9 @@ impl Bench {
             disk: vec![0; size],
             mapped: vec![false; size.div_ceil(4096)],
             ops: Vec::new(),
+            stored: None,
+            saves: 0,
+            saving: Saving::Done,
         }
     }
 
@@ -79,6 +89,7 @@ impl Bench {
         match step {
             Step::Reply(reply) => reply,
             Step::Data { .. } => panic!("data-out is asked for once"),
+            Step::Save(kept) => self.save(kept),
             Step::Run(op) => {
                 let (outcome, bytes) = self.execute(&op, data);
                 self.ops.push(op);
@@ -86,6 +97,25 @@ impl Bench {
                 reply.data.extend(bytes);
                 reply
             }
+        }
+    }
+
+    fn save(&mut self, kept: Option<Box<Registrations>>) -> Reply {
+        self.saves += 1;
+        if self.saving == Saving::Done {
+            self.stored = kept.map(|kept| *kept);
+        }
+        self.lu.saved(self.saving)
+    }
+
+    /// The target starts anew: what is not stored is gone, and A, B and C log in again.
+    fn restart(&mut self) {
+        self.lu = LogicalUnit::new(self.lu.config.clone());
+        if let Some(kept) = self.stored.clone() {
+            self.lu.restore(kept);
+        }
+        for (nexus, name) in [(A, "a"), (B, "b"), (C, "c")] {
+            self.lu.attach(nexus, &port(name));
         }
     }
 

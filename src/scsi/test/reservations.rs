@@ -7,18 +7,16 @@ const READ: [u8; 10] = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const WRITE: [u8; 10] = [0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const SECTOR: [u8; 512] = [1; 512];
 
-mod action {
-    pub(super) const REGISTER: u8 = 0;
-    pub(super) const RESERVE: u8 = 1;
-    pub(super) const RELEASE: u8 = 2;
-    pub(super) const CLEAR: u8 = 3;
-    pub(super) const PREEMPT: u8 = 4;
-    pub(super) const PREEMPT_ABORT: u8 = 5;
-    pub(super) const REGISTER_IGNORE: u8 = 6;
-}
-use action::*;
+pub(super) const REGISTER: u8 = 0;
+pub(super) const RESERVE: u8 = 1;
+pub(super) const RELEASE: u8 = 2;
+pub(super) const CLEAR: u8 = 3;
+pub(super) const PREEMPT: u8 = 4;
+pub(super) const PREEMPT_ABORT: u8 = 5;
+pub(super) const REGISTER_IGNORE: u8 = 6;
+pub(super) const MOVE: u8 = 7;
 
-fn list(key: u64, new: u64) -> Vec<u8> {
+pub(super) fn list(key: u64, new: u64) -> Vec<u8> {
     let mut list = key.to_be_bytes().to_vec();
     list.extend_from_slice(&new.to_be_bytes());
     list.resize(24, 0);
@@ -26,12 +24,12 @@ fn list(key: u64, new: u64) -> Vec<u8> {
 }
 
 impl Bench {
-    fn pr(&mut self, nexus: NexusId, action: u8, kind: u8, key: u64, new: u64) -> Reply {
+    pub(super) fn pr(&mut self, nexus: NexusId, action: u8, kind: u8, key: u64, new: u64) -> Reply {
         let cdb = [0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0];
         self.run(nexus, &cdb, &list(key, new))
     }
 
-    fn pr_good(&mut self, nexus: NexusId, action: u8, kind: u8, key: u64, new: u64) {
+    pub(super) fn pr_good(&mut self, nexus: NexusId, action: u8, kind: u8, key: u64, new: u64) {
         let reply = self.pr(nexus, action, kind, key, new);
         assert_eq!(
             reply.status,
@@ -50,7 +48,7 @@ impl Bench {
     }
 
     /// PERSISTENT RESERVE IN by a nexus that hears no news.
-    fn look(&mut self, action: u8) -> Vec<u8> {
+    pub(super) fn look(&mut self, action: u8) -> Vec<u8> {
         let observer = NexusId(1000);
         self.lu.attach(observer, &port("observer"));
         let reply = self.run(observer, &[0x5E, action, 0, 0, 0, 0, 0, 1, 0, 0], &[]);
@@ -59,7 +57,7 @@ impl Bench {
     }
 
     /// PRGENERATION and keys.
-    fn keys(&mut self) -> (u32, Vec<u64>) {
+    pub(super) fn keys(&mut self) -> (u32, Vec<u64>) {
         let data = self.look(0);
         let keys = data[8..]
             .chunks(8)
@@ -71,19 +69,19 @@ impl Bench {
     }
 
     /// Key and type of the reservation.
-    fn reservation(&mut self) -> Option<(u64, u8)> {
+    pub(super) fn reservation(&mut self) -> Option<(u64, u8)> {
         let data = self.look(1);
         let key = data.get(8..16)?;
         Some((u64::from_be_bytes(key.try_into().unwrap()), data[21]))
     }
 
-    fn attention(&mut self, nexus: NexusId) -> Option<(u8, u8)> {
+    pub(super) fn attention(&mut self, nexus: NexusId) -> Option<(u8, u8)> {
         let data = self.run(nexus, &[3, 0, 0, 0, 18, 0], &[]).data;
         (data[2] == 6).then_some((data[12], data[13]))
     }
 
     /// A (key 1) and B (key 2) registered, A holds a reservation of `kind`, C is a stranger.
-    fn held(kind: u8) -> Self {
+    pub(super) fn held(kind: u8) -> Self {
         let mut bench = Self::new();
         bench.pr_good(A, REGISTER, 0, 0, 1);
         bench.pr_good(B, REGISTER, 0, 0, 2);
@@ -151,9 +149,11 @@ fn some_commands_run_beside_every_reservation() {
         &[0x5E, 0, 0, 0, 0, 0, 0, 0, 8, 0],
         &[0x1B, 0, 0, 0, 1, 0],
         &[0x1E, 0, 0, 0, 0, 0],
-        &[0x17, 0, 0, 0, 0, 0],
+        &[0x5E, 3, 0, 0, 0, 0, 0, 1, 0, 0],
     ];
-    let changing: [&[u8]; 5] = [
+    let changing: [&[u8]; 7] = [
+        &RESERVE_6,
+        &RELEASE_6,
         &[0x1B, 0, 0, 0, 0, 0],
         &[0x1E, 0, 0, 0, 1, 0],
         &[0x15, 0x10, 0, 0, 0, 0],
@@ -355,15 +355,7 @@ fn parameter_lists_of_any_other_length_are_refused() {
 #[test]
 fn what_is_not_supported_is_refused() {
     let mut bench = Bench::new();
-    for flag in [0x01, 0x04, 0x08] {
-        let mut list = list(0, 1);
-        list[20] = flag;
-        assert_eq!(
-            bench.bad_out(&[0x5F, 0, 0, 0, 0, 0, 0, 0, 24, 0], &list),
-            LIST_FIELD
-        );
-    }
-    for action in 7..32 {
+    for action in 8..32 {
         assert_eq!(code(&bench.pr(A, action, 1, 0, 0)), ILLEGAL_FIELD);
         assert!(action < 4 || bench.bad(&[0x5E, action, 0, 0, 0, 0, 0, 0, 8, 0]) == ILLEGAL_FIELD);
     }
@@ -394,7 +386,7 @@ fn read_answers_have_the_full_length_however_little_is_wanted() {
     }
     assert_eq!(
         bench.good(&[0x5E, 2, 0, 0, 0, 0, 0, 0, 255, 0]),
-        [0, 8, 0, 0x80, 0xEA, 1, 0, 0]
+        [0, 8, 0x1D, 0x80, 0xEA, 1, 0, 0]
     );
 }
 
@@ -475,10 +467,40 @@ fn the_two_ways_to_reserve_do_not_mix() {
     bench.pr_good(B, REGISTER, 0, 0, 2);
     assert!(bench.conflicts(A, &RESERVE_6, &[]));
     assert!(bench.conflicts(B, &RESERVE_6, &[]));
+    assert!(bench.conflicts(A, &RELEASE_6, &[]));
+    assert!(bench.conflicts(B, &RELEASE_6, &[]));
     bench.pr_good(B, REGISTER, 0, 2, 0);
     bench.good(&RESERVE_6);
     bench.pr_conflict(A, REGISTER, 0, 0, 1);
     assert!(bench.conflicts(A, &[0x5E, 0, 0, 0, 0, 0, 0, 0, 8, 0], &[]));
+}
+
+#[test]
+fn whoever_shares_in_a_persistent_reservation_reserves_in_vain_and_well() {
+    for kind in TYPES {
+        let mut bench = Bench::held(kind);
+        for cdb in [
+            &RESERVE_6[..],
+            &RELEASE_6,
+            &cdb10(0x56, 0, 0, 0),
+            &cdb10(0x57, 0, 0, 0),
+        ] {
+            assert!(!bench.conflicts(A, cdb, &[]), "the holder, {kind}");
+            assert_eq!(
+                !bench.conflicts(B, cdb, &[]),
+                kind >= 5,
+                "a registrant, {kind}"
+            );
+            assert!(bench.conflicts(C, cdb, &[]), "a stranger, {kind}");
+        }
+        let key = if kind >= 7 { 0 } else { 1 };
+        assert_eq!(bench.reservation(), Some((key, kind)));
+        bench.pr_good(A, CLEAR, 0, 1, 0);
+        assert!(
+            !bench.conflicts(C, &READ, &[]),
+            "nothing was reserved, {kind}"
+        );
+    }
 }
 
 #[test]

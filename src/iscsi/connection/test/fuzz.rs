@@ -138,6 +138,7 @@ impl Fuzz {
             }
             Move::Other => {
                 let event = Event::ClearedByOther {
+                    tell: self.rounds.is_multiple_of(2),
                     lun: None,
                     ticket: self.rounds,
                 };
@@ -195,6 +196,7 @@ impl Fuzz {
             self.look();
         }
         let event = Event::ClearedByOther {
+            tell: false,
             lun: None,
             ticket: u64::MAX,
         };

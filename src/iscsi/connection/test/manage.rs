@@ -164,6 +164,7 @@ fn another_sessions_reset_ends_tasks_silently() {
     peer.hold_runs = true;
     peer.read(1, 0, 1, 512);
     let event = Event::ClearedByOther {
+        tell: false,
         lun: Some(0),
         ticket: 42,
     };
@@ -174,6 +175,60 @@ fn another_sessions_reset_ends_tasks_silently() {
     peer.run_all();
     peer.pump();
     assert_eq!(peer.cleared, [42]);
+    peer.silent();
+}
+
+/// The statuses of the SCSI Responses that came, by tag.
+fn statuses(peer: &mut Peer) -> Vec<(u32, u8)> {
+    let responses = peer
+        .inbox
+        .drain(..)
+        .filter(|pdu| pdu.header.opcode() == op::SCSI_RESPONSE);
+    responses
+        .map(|pdu| (pdu.header.itt(), pdu.header.u8_at(3)))
+        .collect()
+}
+
+#[test]
+fn another_sessions_abort_is_told_when_tas_is_set() {
+    let mut peer = Peer::new();
+    peer.hold_runs = true;
+    peer.read(1, 0, 1, 512);
+    peer.write(2, 0, 16, 8192, &[]);
+    let _ = peer.expect(op::R2T);
+    let event = Event::ClearedByOther {
+        lun: Some(0),
+        tell: true,
+        ticket: 42,
+    };
+    peer.conn.apply(event, peer.now);
+    peer.pump();
+    assert_eq!(statuses(&mut peer), [(2, 0x40)], "it waited for its data");
+    assert!(peer.cleared.is_empty(), "the read still runs");
+    peer.run_all();
+    peer.pump();
+    assert_eq!(statuses(&mut peer), [(1, 0x40)]);
+    assert_eq!(peer.cleared, [42]);
+    assert_eq!(peer.conn.open_tasks(), 0);
+}
+
+#[test]
+fn the_initiators_own_abort_silences_an_abort_that_was_to_be_told() {
+    let mut peer = Peer::new();
+    peer.hold_runs = true;
+    peer.read(1, 0, 1, 512);
+    let event = Event::ClearedByOther {
+        lun: Some(0),
+        tell: true,
+        ticket: 42,
+    };
+    peer.conn.apply(event, peer.now);
+    peer.manage(2, ABORT_TASK, 1);
+    peer.dead.insert(1);
+    peer.run_all();
+    peer.pump();
+    assert_eq!(peer.cleared, [42]);
+    answered(&mut peer, 2, 0);
     peer.silent();
 }
 
