@@ -30,7 +30,10 @@ use redb::backends::InMemoryBackend;
 pub use changes::Changes;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
-pub use node::{Binding, BootMode, LayerMode, LoaderPolicy, NodeRecord, PendingRecord, Secret};
+pub use node::{
+    Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
+    Secret,
+};
 pub use snapshot::Snapshot;
 
 /// The catalog of one head, open. One process at a time has it.

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::driver::Handle;
 use super::login::{Access, Ask, Credentials};
 use super::params::SessionType;
+use super::sanitize::Gate;
 use super::session::{Entered, Eviction, Identity, Member, Registry, kind_of};
 use super::text::{Found, Wanted};
-use crate::catalog::NodeRecord;
+use crate::catalog::{DiskTrait, DiskTraits, NodeRecord};
 use crate::events::{InitiatorKind, Traffic};
 use crate::head::{Attached, Head};
 use crate::names::{Iqn, NodeName};
-use crate::scsi::{LogicalUnit, LuConfig, NexusId};
+use crate::scsi::{LogicalUnit, LuConfig, NexusId, Traits};
 use crate::store::Volume;
 use crate::units::UnixMillis;
 
@@ -63,6 +64,7 @@ pub(super) struct Unit {
     pub(super) lun: u16,
     pub(super) device: Arc<Mutex<LogicalUnit>>,
     pub(super) volume: Arc<Volume>,
+    pub(super) gate: Arc<Gate>,
     size: u64,
     disk_uuid: String,
 }
@@ -132,25 +134,35 @@ impl OpenTarget {
         let mut slot = lock(&self.unit);
         let size = attached.volume.size();
         let uuid = &attached.node.disk_uuid;
-        let device = match slot.take() {
-            Some(old) if old.size == size && old.disk_uuid == *uuid => old.device,
-            _ => Arc::new(Mutex::new(LogicalUnit::new(LuConfig {
-                size_bytes: size,
-                serial: serial_of(uuid),
-                naa: naa_of(uuid),
-                target_name: target_name.as_str().to_owned(),
-                // True for both modes: a completed write is in the file, not yet on the medium. FLUSH of an
-                // ephemeral layer is a no-op by declared policy (docs/protocols/iscsi.md).
-                write_back: true,
-                read_only: false,
-                lun: LUNS[0],
-                luns: LUNS.to_vec(),
-            }))),
+        let traits = traits_of(attached.node.disk);
+        let (device, gate) = match slot.take() {
+            Some(old) if old.size == size && old.disk_uuid == *uuid => (old.device, old.gate),
+            _ => (
+                Arc::new(Mutex::new(LogicalUnit::new(LuConfig {
+                    size_bytes: size,
+                    serial: serial_of(uuid),
+                    naa: naa_of(uuid),
+                    target_name: target_name.as_str().to_owned(),
+                    // True for both modes: a completed write is in the file, not yet on the medium. FLUSH of an
+                    // ephemeral layer is a no-op by declared policy (docs/protocols/iscsi.md).
+                    write_back: true,
+                    traits,
+                    lun: LUNS[0],
+                    luns: LUNS.to_vec(),
+                }))),
+                Arc::default(),
+            ),
         };
+        {
+            let mut device = lock(&device);
+            device.set_traits(traits);
+            device.sanitize_restore(attached.sanitize);
+        }
         let unit = Unit {
             lun: LUNS[0],
             device,
             volume: attached.volume,
+            gate,
             size,
             disk_uuid: attached.node.disk_uuid.clone(),
         };
@@ -333,6 +345,16 @@ impl Targets {
         {
             open.remove(node);
         }
+    }
+}
+
+/// The node's word on its disk, as the device server takes it.
+fn traits_of(disk: DiskTraits) -> Traits {
+    Traits {
+        removable: disk.has(DiskTrait::Removable),
+        read_only: disk.has(DiskTrait::ReadOnly),
+        small_blocks: disk.has(DiskTrait::Native512),
+        sanitize: disk.has(DiskTrait::Sanitize),
     }
 }
 

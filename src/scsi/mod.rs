@@ -29,10 +29,12 @@ mod persist;
 mod provision;
 mod report;
 mod reserve;
+mod sanitize;
 mod sense;
 #[cfg(test)]
 mod test;
 mod unit;
+mod xcopy;
 
 use crate::units::{ByteRange, SECTOR_BYTES};
 
@@ -41,7 +43,9 @@ use nexus::{Attention, Nexuses};
 
 pub use cdb::Direction;
 pub use report::absent_lun;
+pub use sanitize::Wipe;
 pub use sense::{Sense, SenseBytes};
+pub use xcopy::Move;
 
 /// Status codes (SAM-5 5.3.1).
 pub mod status {
@@ -63,7 +67,21 @@ pub mod status {
 pub const SECTOR_LEN: usize = 512;
 const _: () = assert!(SECTOR_LEN as u64 == SECTOR_BYTES);
 
-/// What a logical unit is. Fixed for its life.
+/// What makes a disk other than a plain one; all false is a fixed, writable 512e disk. May be changed by
+/// [`LogicalUnit::set_traits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// RMB=1: the medium can be ejected and held.
+    pub removable: bool,
+    /// Every command that would change the medium is refused with 07/27/00.
+    pub read_only: bool,
+    /// One logical block per physical block (512n).
+    pub small_blocks: bool,
+    /// SANITIZE is served.
+    pub sanitize: bool,
+}
+
+/// What a logical unit is. Fixed for its life, but for its traits.
 #[derive(Clone, Debug)]
 pub struct LuConfig {
     /// Capacity in bytes; an unfinished last sector is not served.
@@ -77,8 +95,8 @@ pub struct LuConfig {
     /// True: a volatile cache is declared (WCE=1), and a write is on the medium only after a FLUSH or with
     /// FUA. False: each write asks for the medium at once. Initiators may change it with MODE SELECT.
     pub write_back: bool,
-    /// Every command that would change the medium is refused with 07/27/00.
-    pub read_only: bool,
+    /// What it is beyond a plain disk.
+    pub traits: Traits,
     /// This disk's own LUN.
     pub lun: u16,
     /// All LUNs of the target, for REPORT LUNS.
@@ -119,6 +137,38 @@ pub enum BlockOp {
         /// On the medium before the answer.
         fua: bool,
     },
+    /// As [`Self::Write`], but all or nothing: after a power cut, a kill or a failure the range is wholly old
+    /// or wholly new, and no read sees a part of each.
+    WriteAtomic {
+        /// Where.
+        range: ByteRange,
+        /// On the medium before the answer.
+        fua: bool,
+    },
+    /// Copy within the disk, in order; a source and a destination may overlap, then the source counts as it
+    /// was. Answer [`Outcome::Copied`].
+    Copy {
+        /// What goes where.
+        moves: Vec<Move>,
+        /// Comes back in the outcome.
+        list: Option<u8>,
+        /// Number of segments, for the outcome.
+        segments: u16,
+        /// On the medium before the answer.
+        fua: bool,
+    },
+    /// Begin a sanitize operation, which outlives the command; nothing else is in the way of it. Report with
+    /// [`LogicalUnit::sanitize_progress`] and [`LogicalUnit::sanitize_ended`].
+    Sanitize {
+        /// What to do.
+        wipe: Wipe,
+        /// Answer when it has begun; else when it has ended.
+        immediate: bool,
+        /// AUSE, to be written down with the operation.
+        unrestricted: bool,
+    },
+    /// What is written down of a failed sanitize operation goes.
+    SanitizeForgotten,
     /// Bring all earlier writes to the medium.
     Flush,
     /// Make the ranges read zeros and give their space back.
@@ -199,6 +249,15 @@ pub enum Outcome {
     },
     /// The answer to [`BlockOp::Extents`].
     Extents(Vec<Extent>),
+    /// The answer to [`BlockOp::Copy`].
+    Copied {
+        /// As asked.
+        list: Option<u8>,
+        /// Segments done.
+        segments: u16,
+        /// Why no more of them.
+        failure: Option<Failure>,
+    },
     /// Not done.
     Failed(Failure),
 }
@@ -222,6 +281,8 @@ pub enum Failure {
     Aborted,
     /// Not possible yet; the initiator tries again: 02/04/01.
     NotReady,
+    /// A sanitize operation did not get to its end: 03/31/03.
+    Sanitize,
 }
 
 /// The end of a command.
@@ -314,6 +375,12 @@ pub struct LogicalUnit {
     /// Holder of RESERVE(6) or (10).
     reserved_by: Option<NexusId>,
     persist: persist::Reservations,
+    /// A removable disk's medium is out.
+    ejected: bool,
+    /// Nexuses that hold the medium in. Each once, so bounded as they are.
+    removal_prevented_by: Vec<NexusId>,
+    sanitize: sanitize::Sanitize,
+    copies: xcopy::Copies,
 }
 
 impl LogicalUnit {
@@ -326,6 +393,10 @@ impl LogicalUnit {
             nexuses: Nexuses::default(),
             reserved_by: None,
             persist: persist::Reservations::default(),
+            ejected: false,
+            removal_prevented_by: Vec::new(),
+            sanitize: sanitize::Sanitize::default(),
+            copies: xcopy::Copies::default(),
         }
     }
 
@@ -355,6 +426,24 @@ impl LogicalUnit {
         if self.reserved_by == Some(nexus) {
             self.reserved_by = None;
         }
+        self.removal_prevented_by.retain(|holder| *holder != nexus);
+        self.copies.forget(nexus);
+        self.load_when_alone();
+    }
+
+    /// The traits that the disk has from now on. Initiators hear that its inquiry data changed.
+    pub fn set_traits(&mut self, traits: Traits) {
+        if self.config.traits == traits {
+            return;
+        }
+        self.config.traits = traits;
+        if !traits.removable {
+            self.ejected = false;
+            self.removal_prevented_by.clear();
+        }
+        for nexus in self.nexuses.all() {
+            nexus.tell(Attention::InquiryChanged);
+        }
     }
 
     /// A command arrives.
@@ -369,11 +458,16 @@ impl LogicalUnit {
     }
 
     /// The volume has finished the command's block operation.
-    pub fn done(&mut self, _nexus: NexusId, cdb: &[u8], outcome: Outcome) -> Reply {
+    pub fn done(&mut self, nexus: NexusId, cdb: &[u8], outcome: Outcome) -> Reply {
         match outcome {
             Outcome::Done | Outcome::Data { .. } => Reply::good(),
             Outcome::Differs { offset } => self.check(Sense::MISCOMPARE.with_information(offset)),
             Outcome::Extents(extents) => self.lba_status(&Cdb::new(cdb), &extents),
+            Outcome::Copied {
+                list,
+                segments,
+                failure,
+            } => self.copied(nexus, list, segments, failure),
             Outcome::Failed(failure) => self.check(failure.sense()),
         }
     }
@@ -388,6 +482,8 @@ impl LogicalUnit {
             Attention::InternalReset
         };
         self.reserved_by = None;
+        self.removal_prevented_by.clear();
+        self.copies.reset();
         self.modes = mode::Modes::of(&self.config);
         for nexus in self.nexuses.all() {
             nexus.tell_reset(attention);
@@ -440,10 +536,17 @@ impl LogicalUnit {
             return Err(attention.sense().into());
         }
         let command = command?;
+        if !self.serves(command) {
+            return Err(Sense::INVALID_OPCODE.into());
+        }
         command.check_form(&cdb, bytes.len())?;
         if begins {
             // A command that is already on its way is not stopped by a later reservation (SPC-4 5.13.1).
             self.check_reservations(id, command.access_by(&cdb))?;
+        }
+        self.sanitize.check(command)?;
+        if self.ejected && command.medium {
+            return Err(Sense::NO_MEDIUM.into());
         }
         if command.writes {
             self.check_writable()?;
@@ -456,8 +559,13 @@ impl LogicalUnit {
         (command.run)(self, &call)
     }
 
+    /// False for a command that only another kind of disk has.
+    fn serves(&self, command: &opcode::Command) -> bool {
+        command.opcode() != opcode::SANITIZE || self.config.traits.sanitize
+    }
+
     fn check_writable(&self) -> Result<(), Sense> {
-        if self.config.read_only {
+        if self.config.traits.read_only {
             Err(Sense::WRITE_PROTECTED)
         } else if self.modes.software_protected() {
             Err(Sense::SOFTWARE_WRITE_PROTECTED)
@@ -476,6 +584,7 @@ impl Failure {
             Self::Internal => Sense::INTERNAL,
             Self::Fenced | Self::Aborted => Sense::ABORTED,
             Self::NotReady => Sense::BECOMING_READY,
+            Self::Sanitize => Sense::SANITIZE_FAILED,
         }
     }
 }

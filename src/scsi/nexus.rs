@@ -14,6 +14,10 @@ pub(super) enum Attention {
     Reset,
     /// The target reset the disk on its own: 29/04.
     InternalReset,
+    /// A removable disk was loaded by another nexus: 28/00.
+    MediumChanged,
+    /// The disk's traits were changed: 3F/03.
+    InquiryChanged,
     /// Another nexus changed mode parameters: 2A/01.
     ModeChanged,
     /// Another nexus preempted or cleared the reservations: 2A/03.
@@ -31,6 +35,8 @@ impl Attention {
         match self {
             Self::Reset => Sense::attention(0x29, 0x03),
             Self::InternalReset => Sense::attention(0x29, 0x04),
+            Self::MediumChanged => Sense::attention(0x28, 0x00),
+            Self::InquiryChanged => Sense::attention(0x3F, 0x03),
             Self::ModeChanged => Sense::attention(0x2A, 0x01),
             Self::ReservationsPreempted => Sense::attention(0x2A, 0x03),
             Self::ReservationsReleased => Sense::attention(0x2A, 0x04),
