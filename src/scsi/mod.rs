@@ -526,7 +526,7 @@ impl LogicalUnit {
     /// The checks that all commands share, in the order of SAM-5 5.3.3, then the command's own handler.
     fn dispatch(&mut self, id: NexusId, bytes: &[u8], data: Option<&[u8]>) -> Answer {
         let cdb = Cdb::new(bytes);
-        let command = opcode::find(&cdb);
+        let command = self.command(&cdb);
         let nexus = self.nexuses.get_mut(id).ok_or(Refusal::Busy)?;
         let begins = data.is_none();
         if begins
@@ -536,9 +536,6 @@ impl LogicalUnit {
             return Err(attention.sense().into());
         }
         let command = command?;
-        if !self.serves(command) {
-            return Err(Sense::INVALID_OPCODE.into());
-        }
         command.check_form(&cdb, bytes.len())?;
         if begins {
             // A command that is already on its way is not stopped by a later reservation (SPC-4 5.13.1).
@@ -559,9 +556,17 @@ impl LogicalUnit {
         (command.run)(self, &call)
     }
 
-    /// False for a command that only another kind of disk has.
-    fn serves(&self, command: &opcode::Command) -> bool {
-        command.opcode() != opcode::SANITIZE || self.config.traits.sanitize
+    /// The table's row, unless only another kind of disk has that command.
+    fn command(&self, cdb: &Cdb) -> Result<&'static opcode::Command, Sense> {
+        if self.serves(cdb.opcode()) {
+            opcode::find(cdb)
+        } else {
+            Err(Sense::INVALID_OPCODE)
+        }
+    }
+
+    fn serves(&self, opcode: u8) -> bool {
+        opcode != opcode::SANITIZE || self.config.traits.sanitize
     }
 
     fn check_writable(&self) -> Result<(), Sense> {

@@ -76,7 +76,7 @@ pub(super) fn opcodes(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     let timeouts = cdb.has(2, 0x80);
     let action = cdb.u16(4);
-    let here = |command: &Command| lu.serves(command);
+    let here = |command: &Command| lu.serves(command.opcode());
     let rows = opcode::rows(cdb.byte(3));
     let rows = if rows.iter().all(here) { rows } else { &[] };
     let has_action = rows.first().is_some_and(|row| row.has_action);
