@@ -88,8 +88,25 @@ pub const COMPARE_AND_WRITE_BLOCKS_MAX: u64 = 255;
 pub const UNMAP_BLOCKS_MAX: u32 = 1024 * 1024;
 /// Descriptors of one UNMAP.
 pub const UNMAP_DESCRIPTORS_MAX: u16 = 256;
-/// Blocks of one WRITE SAME.
-pub const WRITE_SAME_BLOCKS_MAX: u32 = 65_536;
+/// Blocks of one WRITE SAME: 1 GiB. Zeros cost no time; another pattern is written in passes.
+pub const WRITE_SAME_BLOCKS_MAX: u32 = 2 * 1024 * 1024;
+/// Bytes of one atomic write: what the layers' journal takes as one redo record.
+pub const ATOMIC_BYTES_MAX: u64 = ATOMIC_BLOCKS_MAX as u64 * 512;
+/// The same in blocks, for VPD B0 and WRITE ATOMIC(16).
+pub const ATOMIC_BLOCKS_MAX: u32 = 256;
+const _: () = assert!(ATOMIC_BYTES_MAX < LAYER_FRAME_BYTES as u64 / 2);
+/// Target descriptors of one EXTENDED COPY.
+pub const COPY_TARGETS_MAX: u16 = 8;
+/// Segment descriptors of one EXTENDED COPY.
+pub const COPY_SEGMENTS_MAX: u16 = 16;
+/// Results of EXTENDED COPY that one logical unit holds for RECEIVE COPY STATUS; the oldest goes first.
+pub const COPY_RESULTS_KEPT: usize = 64;
+/// Copies that one logical unit runs at a time; further ones are answered BUSY.
+pub const COPIES_MAX: u8 = 8;
+/// Bytes that a SANITIZE OVERWRITE writes in a second, so that nodes which boot keep the medium.
+pub const SANITIZE_BYTES_PER_SECOND: u64 = 64 << 20;
+/// How long a SANITIZE waits for a place in a full queue before it tries again.
+pub const SANITIZE_RETRY: Duration = Duration::from_millis(50);
 /// Extents that one GET LBA STATUS looks up.
 pub const EXTENTS_MAX: u32 = 256;
 /// Bytes of the disk that one GET LBA STATUS looks over, so that a wide empty disk cannot make it long.

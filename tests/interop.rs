@@ -154,22 +154,55 @@ fn listed_tests() -> Vec<String> {
     tests
 }
 
+/// Disk traits that a suite's tests ask for; all others run on a plain disk. UnmapSingle counts on blocks that it
+/// can unmap one by one.
+const TRAITS: &[(&str, &str)] = &[
+    ("SCSI.NoMedia.", "removable"),
+    ("SCSI.PreventAllow.", "removable"),
+    ("SCSI.StartStopUnit.", "removable"),
+    ("SCSI.ReadOnly.", "read-only"),
+    ("SCSI.GetLBAStatus.UnmapSingle", "512n"),
+    ("SCSI.Sanitize.", "sanitize"),
+];
+
+/// This one wants a sanitize operation that is still at work after 5 seconds, and then sleeps a minute itself.
+const RESET_IN_SANITIZE: &str = "SCSI.Sanitize.Reset";
+
+fn trait_of(test: &str) -> &'static str {
+    let suits = |(suite, _): &&(&str, &str)| test.starts_with(suite);
+    TRAITS
+        .iter()
+        .find(suits)
+        .map_or("default", |(_, word)| word)
+}
+
+/// The node on which a lane runs a test. Tests with two paths need a fresh one: CompareAndWrite counts on
+/// zeros in LBA 256, which it does not write itself.
+fn node_of(test: &str, lane: usize) -> String {
+    if test == RESET_IN_SANITIZE {
+        return "sanitize-reset".to_owned();
+    }
+    match test.strip_prefix("SCSI.MultipathIO.") {
+        Some(name) => format!("multipath-{}", name.to_lowercase()),
+        None => format!("{}-{lane}", trait_of(test)),
+    }
+}
+
 /// One test of the suite by itself, so that a hang or a broken session cannot hide another result: its
 /// verdict, and what the tool said.
 fn run_one(url: &str, test: &str) -> (&'static str, String) {
+    let limit = if test == RESET_IN_SANITIZE {
+        "120"
+    } else {
+        "30"
+    };
     let mut command = Command::new("timeout");
-    command.args([
-        "--kill-after=5",
-        "40",
-        "iscsi-test-cu",
-        "-d",
-        "-S",
-        "-n",
-        "-t",
-        test,
-        url,
-    ]);
-    if multipath_node(test).is_some() {
+    command.args(["--kill-after=5", limit, "iscsi-test-cu", "-d", "-n"]);
+    if trait_of(test) == "sanitize" {
+        command.arg("-S");
+    }
+    command.args(["-t", test, url]);
+    if test.starts_with("SCSI.MultipathIO.") {
         command.arg(url);
     }
     let output = command.output().expect("timeout runs");
@@ -191,25 +224,30 @@ fn run_one(url: &str, test: &str) -> (&'static str, String) {
     (verdict, said)
 }
 
-/// The node of a test with two paths. It must be a fresh one: CompareAndWrite counts on zeros in LBA 256,
-/// which it does not write itself.
-fn multipath_node(test: &str) -> Option<String> {
-    let name = test.strip_prefix("SCSI.MultipathIO.")?;
-    Some(format!("multipath-{}", name.to_lowercase()))
-}
-
-/// A head with nodes n1 to n4, so that tests run side by side and yet alone on their disk, and one for
-/// each test with two paths.
+/// A head with a node for each lane and disk trait, so that tests run side by side and yet alone on their disk.
 fn head_with_lanes(tests: &[String]) -> TestHead {
     let mut head = TestHead::new();
     raw_disk(&head.path("golden.raw"), 64);
-    let raw = head.path("golden.raw").display().to_string();
-    head.good(&["image", "import", &raw, "--name", "golden"]);
-    let lanes = (1..=LANES).map(|lane| format!("n{lane}"));
-    let nodes = lanes.chain(tests.iter().filter_map(|test| multipath_node(test)));
-    for (at, name) in nodes.enumerate() {
+    let large = std::fs::File::create(head.path("large.raw")).unwrap();
+    large.set_len(512 << 20).unwrap();
+    for name in ["golden", "large"] {
+        let raw = head.path(&format!("{name}.raw")).display().to_string();
+        head.good(&["image", "import", &raw, "--name", name]);
+    }
+    let all = tests
+        .iter()
+        .flat_map(|test| (1..=LANES).map(move |lane| (node_of(test, lane), trait_of(test))));
+    let nodes: BTreeMap<String, &str> = all.collect();
+    for (at, (name, traits)) in nodes.iter().enumerate() {
+        let image = if name == "sanitize-reset" {
+            "large"
+        } else {
+            "golden"
+        };
         let mac = format!("52:54:00:00:00:{at:02x}");
-        head.good(&["node", "add", &name, "--image", "golden", "--mac", &mac]);
+        head.good(&[
+            "node", "add", name, "--image", image, "--mac", &mac, "--disk", traits,
+        ]);
     }
     head.serve();
     head
@@ -231,8 +269,7 @@ fn libiscsi_suite_passes_as_the_list_says() {
             let (head, next, results, tests) = (&head, &next, &results, &tests);
             scope.spawn(move || {
                 while let Some(test) = tests.get(next.fetch_add(1, Relaxed)) {
-                    let node = multipath_node(test).unwrap_or_else(|| format!("n{lane}"));
-                    let (verdict, said) = run_one(&head.url(&node), test);
+                    let (verdict, said) = run_one(&head.url(&node_of(test, lane)), test);
                     results.lock().unwrap().push((test, verdict, said));
                 }
             });
@@ -246,6 +283,13 @@ fn libiscsi_suite_passes_as_the_list_says() {
             faults.push(format!("{test}: {verdict}, expected {wanted}\n{said}"));
         }
     }
-    println!("libiscsi: {counts:?} of {}", tests.len());
+    let count = |verdict| counts.get(verdict).copied().unwrap_or(0);
+    println!(
+        "libiscsi: {} pass, {} fail, {} skip, {} hung",
+        count("pass"),
+        count("fail"),
+        count("skip"),
+        count("hung")
+    );
     assert!(faults.is_empty(), "{counts:?}\n{}", faults.join("\n"));
 }

@@ -80,6 +80,194 @@ fn a_killed_process_loses_no_acknowledged_write() {
     }
 }
 
+// --- atomic writes ---
+
+/// As the usual histories, with an atomic write every third time.
+fn with_atomics(random: &mut Random, tag: u64) -> What {
+    match choose(random, tag) {
+        What::Write {
+            layer,
+            first,
+            count,
+            tag,
+        } if random.below(3) < 2 => What::Atomic {
+            layer,
+            first,
+            count,
+            tag,
+        },
+        other => other,
+    }
+}
+
+#[test]
+fn an_atomic_write_is_whole_or_absent_after_any_power_cut() {
+    for seed in seeds(500, 2) {
+        let tape = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let events = history_of(&disk, &tape, seed, 60, with_atomics);
+        assert!(
+            events
+                .iter()
+                .any(|e| matches!(e.what, What::Atomic { layer: 0 | 1, .. }))
+        );
+        let wrong = cut_everywhere(&events, &tape, seed, 8);
+        assert!(
+            wrong.is_empty(),
+            "{} violations, the first: {}",
+            wrong.len(),
+            wrong[0]
+        );
+    }
+}
+
+#[test]
+fn a_single_atomic_write_survives_every_possible_power_cut() {
+    for (seed, layer) in [(0, 0), (1, 1), (2, 0)] {
+        let tape = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let steps = [
+            What::Write {
+                layer,
+                first: 3,
+                count: 20,
+                tag: 1,
+            },
+            What::Flush { layer },
+            What::Unmap {
+                layer,
+                first: 24,
+                count: 8,
+            },
+            What::Atomic {
+                layer,
+                first: 5,
+                count: 40,
+                tag: 2,
+            },
+            What::Write {
+                layer,
+                first: 7,
+                count: 9,
+                tag: 3,
+            },
+        ];
+        let step = |_: &mut Random, tag: u64| steps[usize::try_from(tag).unwrap() - 1];
+        let events = history_of(&disk, &tape, seed, steps.len(), step);
+        let wrong = cut_everywhere(&events, &tape, seed, 200);
+        assert!(wrong.is_empty(), "{} violations: {}", wrong.len(), wrong[0]);
+    }
+}
+
+#[test]
+fn an_atomic_write_is_whole_or_absent_after_any_kill() {
+    for seed in seeds(520, 2) {
+        let tape = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let events = history_of(&disk, &tape, seed, 60, with_atomics);
+        let mut random = Random(seed);
+        for moment in 0..=tape.moment() {
+            for torn in [0, 512, usize::try_from(random.below(40_000)).unwrap()] {
+                let image = tape.process_kill(moment, torn);
+                let done = check_image(&image, BOOT, &events, moment);
+                done.unwrap_or_else(|why| panic!("{}", explain(seed, moment, torn, &events, &why)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_while_an_atomic_write_is_finished_by_recovery_changes_nothing() {
+    for seed in seeds(540, 1) {
+        let tape = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let events = history_of(&disk, &tape, seed, 12, with_atomics);
+        for moment in 0..=tape.moment() {
+            let image = tape.crash_images(moment, seed, 2).pop().unwrap();
+            let again = CrashDisk::over(&image);
+            open(Arc::new(again.clone()), NEXT_BOOT).unwrap();
+            for cut in 0..=again.moment() {
+                for (case, cut) in again.crash_images(cut, seed, 2).iter().enumerate() {
+                    let done = check_image(cut, [3; 16], &events, moment);
+                    done.unwrap_or_else(|why| {
+                        panic!("{}", explain(seed, moment, case, &events, &why))
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The test of the test: plain writes of the same sizes are torn, and the check sees it.
+#[test]
+fn torn_writes_are_found_out() {
+    let mut torn = 0;
+    for seed in seeds(560, 1) {
+        let tape = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let mut events = history(&disk, &tape, seed, 60);
+        for event in &mut events {
+            if let What::Write {
+                layer,
+                first,
+                count,
+                tag,
+            } = event.what
+            {
+                event.what = What::Atomic {
+                    layer,
+                    first,
+                    count,
+                    tag,
+                };
+            }
+        }
+        torn += cut_everywhere(&events, &tape, seed, 8)
+            .iter()
+            .filter(|why| why.contains("torn"))
+            .count();
+    }
+    assert!(torn > 0, "no plain write was ever torn");
+}
+
+#[test]
+fn erased_bytes_are_in_no_file_any_more() {
+    let tape = CrashDisk::new();
+    let store = open(Arc::new(tape.clone()), BOOT).unwrap().0;
+    let marked = |tape: &CrashDisk| {
+        let needle = &sector(9, 0, 40)[..16];
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let mut found = Vec::new();
+        for dir in ["layers", "layers/data"] {
+            for name in disk.list(dir).unwrap() {
+                let path = format!("{dir}/{name}");
+                let Ok(file) = disk.open(&path, reveille::store::disk::OpenMode::Read) else {
+                    continue;
+                };
+                let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+                file.read_at(0, &mut bytes).unwrap();
+                if bytes.windows(needle.len()).any(|here| here == needle) {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    };
+    let disk = volume(&store, 0).unwrap();
+    disk.write_atomic(40 * 512, &sectors(9, 0, 40, 3)).unwrap();
+    disk.write(0, &sectors(9, 0, 0, 30)).unwrap();
+    disk.flush().unwrap();
+    assert_eq!(marked(&tape).len(), 2, "the data file and the journal");
+    disk.erase().unwrap();
+    assert_eq!(marked(&tape), Vec::<String>::new());
+    assert!(contents(&disk, 0).unwrap().iter().all(|tag| *tag == ZEROS));
+    for image in tape.crash_images(tape.moment(), 1, 40) {
+        let (store, _) = open(Arc::new(image), NEXT_BOOT).unwrap();
+        let found = contents(&volume(&store, 0).unwrap(), 0).unwrap();
+        assert!(found.iter().all(|tag| *tag == ZEROS), "{found:?}");
+    }
+}
+
 #[test]
 fn a_power_cut_after_a_kill_and_new_writes_keeps_what_was_flushed() {
     for seed in seeds(300, 6) {

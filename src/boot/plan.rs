@@ -178,6 +178,7 @@ pub(crate) mod test {
             mode: LayerMode::Ephemeral,
             boot: BootMode::Image,
             loader: LoaderPolicy::Auto,
+            disk: crate::catalog::DiskTraits::default(),
             power: None,
             secret: Secret("abcdefghijkl1234".into()),
             disk_uuid: "00000000-0000-0000-0000-000000000001".into(),

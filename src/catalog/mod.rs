@@ -31,7 +31,10 @@ use redb::backends::InMemoryBackend;
 pub use changes::Changes;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
-pub use node::{Binding, BootMode, LayerMode, LoaderPolicy, NodeRecord, PendingRecord, Secret};
+pub use node::{
+    Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
+    Secret,
+};
 pub use reservations::{DiskReservations, Held, HeldType, ReservationKey};
 pub use snapshot::Snapshot;
 

@@ -96,6 +96,122 @@ impl fmt::Display for LoaderPolicy {
     }
 }
 
+/// What may make a node's disk other than a plain one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskTrait {
+    /// One logical block of 512 bytes per physical block.
+    #[serde(rename = "512n")]
+    Native512,
+    /// Its medium can be ejected.
+    Removable,
+    /// Write-protected.
+    ReadOnly,
+    /// SANITIZE is allowed.
+    Sanitize,
+}
+
+impl DiskTrait {
+    const ALL: [Self; 4] = [
+        Self::Native512,
+        Self::Removable,
+        Self::ReadOnly,
+        Self::Sanitize,
+    ];
+
+    /// The word that people and JSON use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native512 => "512n",
+            Self::Removable => "removable",
+            Self::ReadOnly => "read-only",
+            Self::Sanitize => "sanitize",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// The traits of a node's disk; none of them: a fixed, writable disk of 512-byte blocks on physical blocks of
+/// 4,096, which no initiator may sanitize. A list of words in JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<DiskTrait>", into = "Vec<DiskTrait>")]
+pub struct DiskTraits(u8);
+
+impl DiskTraits {
+    /// True when the disk has this trait.
+    #[must_use]
+    pub const fn has(self, one: DiskTrait) -> bool {
+        self.0 & one.bit() != 0
+    }
+
+    /// True of a plain disk.
+    #[must_use]
+    pub const fn is_default(&self) -> bool {
+        self.0 == 0
+    }
+
+    fn all(self) -> impl Iterator<Item = DiskTrait> {
+        DiskTrait::ALL.into_iter().filter(move |one| self.has(*one))
+    }
+}
+
+impl TryFrom<Vec<DiskTrait>> for DiskTraits {
+    type Error = String;
+
+    /// Refuses traits that contradict each other.
+    fn try_from(words: Vec<DiskTrait>) -> std::result::Result<Self, String> {
+        let traits = Self(words.iter().fold(0, |bits, one| bits | one.bit()));
+        if traits.has(DiskTrait::ReadOnly) && traits.has(DiskTrait::Sanitize) {
+            let why = "a disk cannot be `read-only` and allow `sanitize`; choose one of them";
+            return Err(why.to_owned());
+        }
+        Ok(traits)
+    }
+}
+
+impl From<DiskTraits> for Vec<DiskTrait> {
+    fn from(traits: DiskTraits) -> Self {
+        traits.all().collect()
+    }
+}
+
+impl std::str::FromStr for DiskTraits {
+    type Err = String;
+
+    /// A comma list of words; `default` alone means none of them.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "default" {
+            return Ok(Self::default());
+        }
+        let word = |word: &str| {
+            let known = DiskTrait::ALL.into_iter().find(|one| one.as_str() == word);
+            known.ok_or_else(|| {
+                format!(
+                    "`{word}` is no trait of a disk; there are `512n`, `removable`, `read-only` and \
+                     `sanitize`, or `default` alone for none"
+                )
+            })
+        };
+        let words: std::result::Result<Vec<DiskTrait>, String> =
+            text.split(',').map(word).collect();
+        Self::try_from(words?)
+    }
+}
+
+impl fmt::Display for DiskTraits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<&str> = self.all().map(DiskTrait::as_str).collect();
+        if words.is_empty() {
+            return f.pad("default");
+        }
+        f.pad(&words.join(","))
+    }
+}
+
 /// A CHAP secret; silent in `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -130,6 +246,9 @@ pub struct NodeRecord {
     /// How its firmware is loaded.
     #[serde(default)]
     pub loader: LoaderPolicy,
+    /// What its disk is beyond a plain one; from its next login on.
+    #[serde(default, skip_serializing_if = "DiskTraits::is_default")]
+    pub disk: DiskTraits,
     /// Command template of its power driver, with `{node}`, `{mac}` and `{action}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<String>,
@@ -224,4 +343,36 @@ pub struct PendingRecord {
     pub last: UnixMillis,
     /// How often it asked.
     pub asked: u64,
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn traits_are_words_in_every_form() {
+        let traits: DiskTraits = "sanitize,512n".parse().unwrap();
+        assert_eq!(traits.to_string(), "512n,sanitize");
+        let json = serde_json::to_string(&traits).unwrap();
+        assert_eq!(json, r#"["512n","sanitize"]"#);
+        assert_eq!(serde_json::from_str::<DiskTraits>(&json).unwrap(), traits);
+        assert_eq!(
+            "default".parse::<DiskTraits>().unwrap().to_string(),
+            "default"
+        );
+    }
+
+    #[test]
+    fn wrong_words_and_contradictions_are_refused_with_a_reason() {
+        let wrong = "removable,4k".parse::<DiskTraits>().unwrap_err();
+        assert!(
+            wrong.contains("`4k`") && wrong.contains("`512n`"),
+            "{wrong}"
+        );
+        assert!("".parse::<DiskTraits>().is_err());
+        assert!("default,removable".parse::<DiskTraits>().is_err());
+        let both = "read-only,sanitize".parse::<DiskTraits>().unwrap_err();
+        assert!(both.contains("choose one"), "{both}");
+        assert!(serde_json::from_str::<DiskTraits>(r#"["read-only","sanitize"]"#).is_err());
+    }
 }

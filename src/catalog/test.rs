@@ -94,6 +94,7 @@ fn node(n: u32) -> NodeRecord {
         mode: LayerMode::Ephemeral,
         boot: BootMode::Image,
         loader: LoaderPolicy::Auto,
+        disk: crate::catalog::DiskTraits::default(),
         power: None,
         secret: Secret("0123456789abcdef".into()),
         disk_uuid: format!("00000000-0000-4000-8000-{n:012x}"),

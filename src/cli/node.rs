@@ -11,7 +11,7 @@ use hyper::Method;
 use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
 use super::{Exit, progress};
-use crate::catalog::{ImageRef, PendingRecord};
+use crate::catalog::{DiskTraits, ImageRef, PendingRecord};
 use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeView, NodesDone};
 use crate::names::{Mac, NodeName};
 use crate::units::UnixMillis;
@@ -74,6 +74,9 @@ struct Common {
     /// `chain`: replace even an iPXE in their firmware by the head's loader
     #[arg(long, default_value = "auto", value_parser = words(&["auto", "chain"]))]
     loader: String,
+    /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, comma separated
+    #[arg(long, value_name = "LIST", default_value = "default")]
+    disk: DiskTraits,
     /// Power command with {node}, {mac} and {action} (on, off, cycle)
     #[arg(long, value_name = "COMMAND")]
     power: Option<String>,
@@ -126,6 +129,10 @@ pub(super) struct Set {
     /// How their firmware is loaded
     #[arg(long, value_parser = words(&["auto", "chain"]))]
     loader: Option<String>,
+    /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, comma separated; default
+    /// for none. Counts from their next login on
+    #[arg(long, value_name = "LIST")]
+    disk: Option<DiskTraits>,
     /// Power command; an empty text clears it
     #[arg(long, value_name = "COMMAND")]
     power: Option<String>,
@@ -210,6 +217,7 @@ async fn add(door: &Door, args: Add) -> anyhow::Result<Exit> {
         mode: word(&common.mode)?,
         boot: word(&common.boot)?,
         loader: word(&common.loader)?,
+        disk: common.disk,
         power: common.power,
         mac: args.mac,
         macs,
@@ -237,6 +245,7 @@ async fn approve(door: &Door, args: Approve) -> anyhow::Result<Exit> {
         mode: word(&common.mode)?,
         boot: word(&common.boot)?,
         loader: word(&common.loader)?,
+        disk: common.disk,
         power: common.power,
         dry_run: common.dry_run,
     };
@@ -266,6 +275,7 @@ async fn set(door: &Door, args: Set) -> anyhow::Result<Exit> {
         mode: args.mode.as_deref().map(word).transpose()?,
         boot: args.boot.as_deref().map(word).transpose()?,
         loader: args.loader.as_deref().map(word).transpose()?,
+        disk: args.disk,
         power: args.power.map(clearable),
         macs: args.macs,
         ip,
@@ -335,6 +345,7 @@ fn describe(n: &NodeView) -> String {
         ("mode", n.mode.as_str().to_owned()),
         ("boot", n.boot.as_str().to_owned()),
         ("loader", n.loader.as_str().to_owned()),
+        ("disk traits", n.disk.to_string()),
         ("power", n.power.clone().unwrap_or_default()),
         ("layer", n.layer.to_string()),
         ("disk", n.disk_uuid.clone()),

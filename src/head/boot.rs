@@ -95,10 +95,12 @@ impl Head {
         if !firmware {
             run.os_seen = Some(binding.boot);
         }
+        let sanitize = self.sanitize_cut(record.layer);
         Ok(Attached {
             node: record,
             binding,
             volume,
+            sanitize,
         })
     }
 

@@ -161,7 +161,9 @@ impl Head {
     }
 
     pub(super) fn layer_reset(&self, layer: LayerId) -> Result<()> {
-        Ok(self.store.layers.reset(layer)?)
+        self.store.layers.reset(layer)?;
+        // A new generation has nothing of what was to be sanitized.
+        self.sanitize_over(layer)
     }
 
     pub(super) fn layer_fence(&self, layer: LayerId) {
@@ -169,7 +171,8 @@ impl Head {
     }
 
     pub(super) fn layer_remove(&self, layer: LayerId) -> Result<()> {
-        Ok(self.store.layers.remove(layer)?)
+        self.store.layers.remove(layer)?;
+        self.sanitize_over(layer)
     }
 
     pub(super) fn volume(

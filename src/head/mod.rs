@@ -29,6 +29,7 @@ mod node_edit;
 mod nodes;
 mod pending;
 mod reservations;
+mod sanitize;
 mod select;
 mod state_dir;
 
@@ -128,6 +129,8 @@ pub struct Attached {
     pub binding: Arc<Binding>,
     /// The disk.
     pub volume: Arc<Volume>,
+    /// A SANITIZE of it did not get to its end; with the AUSE of that command.
+    pub sanitize: Option<bool>,
 }
 
 /// What an operation on nodes did, or would do.

@@ -10,7 +10,7 @@ use super::layers::refuse_busy;
 use super::nodes::check_image;
 use super::{Head, NodesDone};
 use crate::catalog::{
-    Binding, BootMode, ImageRef, LayerMode, LoaderPolicy, NodeRecord, Secret, Snapshot,
+    Binding, BootMode, DiskTraits, ImageRef, LayerMode, LoaderPolicy, NodeRecord, Secret, Snapshot,
 };
 use crate::names::{LayerId, Mac, NodeName};
 use crate::units::UnixMillis;
@@ -40,6 +40,9 @@ pub struct NodeView {
     pub boot: BootMode,
     /// How its firmware is loaded.
     pub loader: LoaderPolicy,
+    /// What its disk is beyond a plain one; empty: nothing.
+    #[serde(default)]
+    pub disk: DiskTraits,
     /// Command template of its power driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<String>,
@@ -69,6 +72,8 @@ pub struct NodeChange {
     pub boot: Option<BootMode>,
     /// How their firmware is loaded.
     pub loader: Option<LoaderPolicy>,
+    /// What their disks are beyond plain ones, from their next logins on.
+    pub disk: Option<DiskTraits>,
     /// Command template of their power driver.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub power: Option<Option<String>>,
@@ -211,6 +216,7 @@ fn node_view(now: &Snapshot, node: &NodeRecord, secrets: bool) -> NodeView {
         mode: node.mode,
         boot: node.boot,
         loader: node.loader,
+        disk: node.disk,
         power: node.power.clone(),
         layer: node.layer,
         disk_uuid: node.disk_uuid.clone(),
@@ -236,6 +242,7 @@ fn changed(old: &NodeRecord, ask: &NodeChange) -> Result<NodeRecord> {
     node.mode = ask.mode.unwrap_or(node.mode);
     node.boot = ask.boot.unwrap_or(node.boot);
     node.loader = ask.loader.unwrap_or(node.loader);
+    node.disk = ask.disk.unwrap_or(node.disk);
     if ask.new_secret {
         node.secret = super::mint::secret()?;
     }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::error::{HeadError, Result};
 use super::macs::{self, MacSource};
 use super::{Head, NodesDone, mint, select};
-use crate::catalog::{BootMode, Changes, ImageRef, LayerMode, LoaderPolicy, NodeRecord};
+use crate::catalog::{
+    BootMode, Changes, DiskTraits, ImageRef, LayerMode, LoaderPolicy, NodeRecord,
+};
 use crate::limits;
 use crate::names::{Mac, NodeName, NodeSet};
 use crate::units::UnixMillis;
@@ -26,6 +28,8 @@ pub struct NodeAdd {
     pub boot: BootMode,
     /// How their firmware is loaded.
     pub loader: LoaderPolicy,
+    /// What their disks are beyond plain ones.
+    pub disk: DiskTraits,
     /// Command template of their power driver.
     pub power: Option<String>,
     /// MAC of the first; the next one has the MAC above, and so on in natural order.
@@ -58,6 +62,9 @@ pub struct NodeApprove {
     /// How its firmware is loaded.
     #[serde(default)]
     pub loader: LoaderPolicy,
+    /// What its disk is beyond a plain one.
+    #[serde(default)]
+    pub disk: DiskTraits,
     /// Command template of its power driver.
     #[serde(default)]
     pub power: Option<String>,
@@ -131,6 +138,7 @@ impl Head {
             mode: ask.mode,
             boot: ask.boot,
             loader: ask.loader,
+            disk: ask.disk,
             power: ask.power.clone(),
             mac: Some(mac),
             dry_run: ask.dry_run,
@@ -174,6 +182,7 @@ fn new_records(ask: &NodeAdd, set: &NodeSet) -> Result<Vec<NodeRecord>> {
             mode: ask.mode,
             boot: ask.boot,
             loader: ask.loader,
+            disk: ask.disk,
             power: ask.power.clone(),
             secret: mint::secret()?,
             disk_uuid: mint::uuid()?,

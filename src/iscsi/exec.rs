@@ -14,11 +14,12 @@ use super::driver::{Handle, Note};
 use super::login::Ask;
 use super::ops;
 use super::reserve::{self, Change};
+use super::sanitize::{self, Gate};
 use super::shared::Shared;
 use super::target::{LUNS, Session, Unit};
 use crate::events::EventKind;
 use crate::limits;
-use crate::scsi::{self, BlockOp, Outcome, Reply, Step, status};
+use crate::scsi::{self, BlockOp, Failure, Outcome, Reply, Step, Wipe, status};
 use crate::store::{Buffer, ErrorKind, Payload, Volume};
 use crate::units::{ByteRange, UnixMillis};
 
@@ -31,6 +32,8 @@ pub(super) enum Completion {
     Others(u32, Management, bool),
     /// A PERSISTENT RESERVE OUT was carried out.
     Reserved(TaskId, Step),
+    /// The sanitize operation that a task waits for has ended, well or not.
+    Sanitized(TaskId, bool),
 }
 
 /// One block operation that was run.
@@ -51,6 +54,8 @@ struct Item {
     task: TaskId,
     op: BlockOp,
     data: Option<(Buffer, usize)>,
+    /// When it was asked for, as sanitize operations count.
+    epoch: u64,
 }
 
 /// Waits for memory, since then.
@@ -165,10 +170,31 @@ impl Executor {
             }
             Output::WantData(task, bytes) => self.want(conn, task, bytes, now),
             Output::Run(task, lun, BlockOp::Read(range)) => self.read(conn, task, lun, range, now),
+            Output::Run(
+                task,
+                _,
+                BlockOp::Sanitize {
+                    wipe,
+                    immediate,
+                    unrestricted,
+                },
+            ) => {
+                self.sanitize(task, wipe, unrestricted, immediate);
+                if immediate {
+                    conn.apply(Event::Done(task, Reply::good(), None), now);
+                }
+            }
+            Output::Run(task, _, BlockOp::SanitizeForgotten) => self.forget_sanitize(task),
             Output::Run(task, _, op) => {
                 let data = conn.take_data(task);
                 let plain = ops::is_plain_write(&op);
-                let item = Item { task, op, data };
+                let epoch = self.epoch();
+                let item = Item {
+                    task,
+                    op,
+                    data,
+                    epoch,
+                };
                 if plain {
                     self.batch.push(item);
                     if self.batch.len() == limits::WRITES_PER_JOB {
@@ -186,6 +212,43 @@ impl Executor {
             // The driver keeps these for itself.
             Output::Send(_) | Output::Cleared(_) | Output::Close(_) => {}
         }
+    }
+
+    fn epoch(&self) -> u64 {
+        let unit = self.session.as_ref().and_then(|s| s.unit.as_ref());
+        unit.map_or(0, |unit| unit.gate.epoch())
+    }
+
+    /// Begins a sanitize operation, which outlives this connection; the task hears of its end unless it was
+    /// answered already.
+    fn sanitize(&self, task: TaskId, wipe: Wipe, unrestricted: bool, answered: bool) {
+        let Some(unit) = self.session.as_ref().and_then(|s| s.unit.clone()) else {
+            return;
+        };
+        let (shared, done) = (Arc::clone(&self.shared), self.done.clone());
+        tokio::task::spawn_local(async move {
+            let well = sanitize::run(shared, unit, wipe, unrestricted).await;
+            if !answered {
+                // The session may be gone by now.
+                let _ = done.send(Completion::Sanitized(task, well));
+            }
+        });
+    }
+
+    /// EXIT FAILURE MODE: the note of the failed operation goes, then the command is answered.
+    fn forget_sanitize(&self, task: TaskId) {
+        let Some(unit) = self.session.as_ref().and_then(|s| s.unit.clone()) else {
+            return;
+        };
+        let (head, done) = (Arc::clone(self.shared.targets.head()), self.done.clone());
+        tokio::task::spawn_blocking(move || {
+            let gone = head.sanitize_over(unit.volume.layer());
+            if let Err(e) = &gone {
+                tracing::warn!("the note of a failed SANITIZE stays: {e}");
+                unit.device().sanitize_restore(Some(true));
+            }
+            let _ = done.send(Completion::Sanitized(task, gone.is_ok()));
+        });
     }
 
     fn unit(&self, lun: u64) -> Option<&Unit> {
@@ -240,9 +303,8 @@ impl Executor {
     fn conclude(&self, conn: &Connection, task: TaskId, outcome: Outcome) -> Reply {
         let session = self.session.as_ref();
         match session.and_then(|s| Some((s.nexus, s.unit.as_ref()?))) {
-            Some((nexus, unit)) if !conn.is_aborted(task) => {
-                unit.device().done(nexus, conn.cdb(task), outcome)
-            }
+            // Also of an aborted task: the unit counts what runs. Nobody gets that reply.
+            Some((nexus, unit)) => unit.device().done(nexus, conn.cdb(task), outcome),
             _ => Reply::default(),
         }
     }
@@ -281,6 +343,7 @@ impl Executor {
                         task,
                         op,
                         data: None,
+                        epoch: 0,
                     }],
                     conn,
                     now,
@@ -388,10 +451,10 @@ impl Executor {
         for (id, item) in ids.iter_mut().zip(&items) {
             *id = Some(item.task);
         }
-        let volume = Arc::clone(&unit.volume);
+        let (volume, gate) = (Arc::clone(&unit.volume), Arc::clone(&unit.gate));
         let done = self.done.clone();
         let job = Box::new(move || {
-            let finished = items.into_iter().map(|i| i.run(&volume)).collect();
+            let finished = items.into_iter().map(|i| i.run(&volume, &gate)).collect();
             // Nobody listens when the connection's task was torn down with its runtime.
             let _ = done.send(Completion::Io(finished));
         });
@@ -420,6 +483,15 @@ impl Executor {
             Completion::Reserved(task, step) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 conn.apply(Event::Step(task, step), now);
+            }
+            Completion::Sanitized(task, well) => {
+                let outcome = if well {
+                    Outcome::Done
+                } else {
+                    Outcome::Failed(Failure::Sanitize)
+                };
+                let reply = self.conclude(conn, task, outcome);
+                conn.apply(Event::Done(task, reply, None), now);
             }
         }
     }
@@ -597,7 +669,16 @@ pub(super) async fn all(waits: Vec<oneshot::Receiver<()>>) {
 }
 
 impl Item {
-    fn run(self, volume: &Volume) -> Finished {
+    fn run(self, volume: &Volume, gate: &Gate) -> Finished {
+        let changes = ops::writes(&self.op);
+        let entered = if changes {
+            gate.enter(self.epoch)
+        } else {
+            None
+        };
+        if changes && entered.is_none() {
+            return self.turned_away();
+        }
         let data = match &self.data {
             Some((buffer, len)) => buffer.get(..*len).unwrap_or_default(),
             None => &[],
@@ -610,6 +691,27 @@ impl Item {
             payload,
             written: ops::written_bytes(&self.op),
             read: matches!(self.op, BlockOp::Read(_)),
+            buffer: self.data.map(|(buffer, _)| buffer),
+        }
+    }
+
+    /// A sanitize operation came before it.
+    fn turned_away(self) -> Finished {
+        let outcome = match self.op {
+            BlockOp::Copy { list, .. } => Outcome::Copied {
+                list,
+                segments: 0,
+                failure: Some(Failure::Aborted),
+            },
+            _ => Outcome::Failed(Failure::Aborted),
+        };
+        Finished {
+            task: self.task,
+            outcome,
+            error: None,
+            payload: None,
+            written: 0,
+            read: false,
             buffer: self.data.map(|(buffer, _)| buffer),
         }
     }

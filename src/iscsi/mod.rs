@@ -11,6 +11,7 @@
 //!       connection.rs    full feature phase: window, tasks, data, management         (pure)
 //!         task.rs          task table, Data-In splitting, residuals                  (pure)
 //!         text.rs          text requests: SendTargets                                (pure)
+//!       sanitize.rs      SANITIZE, which outlives its session
 //!       exec.rs          logical unit and volume: warm reads at once, the rest on the store's pool
 //!     target.rs   node to target: access, identity of its disk, its open sessions
 //!     session.rs  session identity, CmdSN window, who must leave when who comes       (pure)
@@ -46,6 +47,7 @@ pub mod pdu;
 pub mod refusals;
 mod reserve;
 mod rx;
+mod sanitize;
 pub mod serial;
 pub mod server;
 pub mod session;

@@ -1,7 +1,7 @@
 //! Block operations on a volume: every way a command may touch the disk, and what each failure means to SCSI.
 
 use crate::limits;
-use crate::scsi::{BlockOp, Extent, Failure, Outcome};
+use crate::scsi::{BlockOp, Extent, Failure, Move, Outcome};
 use crate::store::volume::{Compared, ExtentState};
 use crate::store::{Buffer, ErrorKind, Payload, Result, Volume};
 use crate::units::{ByteRange, SECTOR_BYTES};
@@ -16,6 +16,7 @@ pub trait Medium {
     fn extent(&self, offset: u64, len: u64) -> Result<(ExtentState, u64)>;
     fn compare_and_write(&self, offset: u64, old: &[u8], new: &[u8]) -> Result<Compared>;
     fn or_write(&self, offset: u64, data: &[u8]) -> Result<()>;
+    fn write_atomic(&self, offset: u64, data: &[u8]) -> Result<()>;
 }
 
 impl Medium for Volume {
@@ -39,6 +40,9 @@ impl Medium for Volume {
     }
     fn or_write(&self, offset: u64, data: &[u8]) -> Result<()> {
         Self::or_write(self, offset, data)
+    }
+    fn write_atomic(&self, offset: u64, data: &[u8]) -> Result<()> {
+        Self::write_atomic(self, offset, data)
     }
 }
 
@@ -76,6 +80,7 @@ pub(super) const fn is_plain_write(op: &BlockOp) -> bool {
 pub(super) const fn written_bytes(op: &BlockOp) -> u64 {
     match op {
         BlockOp::Write { range, .. }
+        | BlockOp::WriteAtomic { range, .. }
         | BlockOp::WriteCompare { range }
         | BlockOp::CompareAndWrite { range, .. }
         | BlockOp::OrWrite { range, .. } => range.len(),
@@ -116,6 +121,20 @@ fn change(medium: &impl Medium, op: &BlockOp, data: &[u8]) -> Result<Outcome> {
             medium.write(range.offset(), data)?;
             flush_if(medium, *fua)
         }),
+        BlockOp::WriteAtomic { range, fua } => with(data, *range, |data| {
+            medium.write_atomic(range.offset(), data)?;
+            flush_if(medium, *fua)
+        }),
+        BlockOp::Copy {
+            moves,
+            list,
+            segments,
+            fua,
+        } => Ok(copy(medium, moves, (*list, *segments), *fua)),
+        // Not of a volume alone: the executor has them.
+        BlockOp::Sanitize { .. } | BlockOp::SanitizeForgotten => {
+            Ok(Outcome::Failed(Failure::Internal))
+        }
         BlockOp::Flush => medium.flush().map(|()| Outcome::Done),
         BlockOp::Unmap { ranges, fua } => {
             for range in ranges {
@@ -191,6 +210,64 @@ fn repeat(medium: &impl Medium, range: ByteRange, block: &[u8]) -> Result<()> {
     for pass in compare_passes(range) {
         let len = usize::try_from(pass.len()).unwrap_or(size);
         medium.write(pass.offset(), &pattern[..len.min(size)])?;
+    }
+    Ok(())
+}
+
+/// EXTENDED COPY: moves one after the other, each in passes of bounded size.
+fn copy(
+    medium: &impl Medium,
+    moves: &[Move],
+    (list, segments): (Option<u8>, u16),
+    fua: bool,
+) -> Outcome {
+    let mut done = 0;
+    let mut failed = None;
+    for one in moves {
+        if let Err(e) = move_blocks(medium, *one) {
+            tracing::debug!(error = %e, "EXTENDED COPY failed");
+            failed = Some(failure(e.kind(), true));
+            break;
+        }
+        done += 1;
+    }
+    if failed.is_none()
+        && fua
+        && let Err(e) = medium.flush()
+    {
+        failed = Some(failure(e.kind(), true));
+    }
+    Outcome::Copied {
+        list,
+        segments: if failed.is_none() { segments } else { done },
+        failure: failed,
+    }
+}
+
+/// A destination behind its source is filled from its end, so that no block of the source is overwritten before
+/// it was read. What the source has given back is given back in the destination too.
+fn move_blocks(medium: &impl Medium, one: Move) -> Result<()> {
+    let backwards = one.to.offset() > one.from.offset();
+    let count = one.from.len().div_ceil(limits::PASS_BYTES);
+    for n in 0..count {
+        let pass = if backwards { count - 1 - n } else { n };
+        let done = pass * limits::PASS_BYTES;
+        let len = (one.from.len() - done).min(limits::PASS_BYTES);
+        let from = ByteRange::new(one.from.offset() + done, len);
+        let to = ByteRange::new(one.to.offset() + done, len);
+        let (Some(from), Some(to)) = (from, to) else {
+            return Ok(());
+        };
+        if medium.extent(from.offset(), len)? == (ExtentState::Deallocated, len) {
+            medium.unmap(to)?;
+            continue;
+        }
+        let held = medium.read(from)?;
+        let bytes: Vec<&[u8]> = held.pieces(0..held.len()).collect();
+        match bytes.as_slice() {
+            [one] => medium.write(to.offset(), one)?,
+            many => medium.write(to.offset(), &many.concat())?,
+        }
     }
     Ok(())
 }
@@ -347,6 +424,63 @@ mod test {
             bytes[at].iter_mut().zip(data).for_each(|(a, b)| *a |= b);
             Ok(())
         }
+        fn write_atomic(&self, offset: u64, data: &[u8]) -> Result<()> {
+            self.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn copies_that_overlap_read_the_source_as_it_was() {
+        let pass = limits::PASS_BYTES / 512;
+        let before: Vec<u8> = (0..3_u32 << 20).map(|at| (at / 512 % 251) as u8).collect();
+        for (from, to) in [(0, 100), (100, 0), (7, 7 + pass), (pass, 1)] {
+            let disk = disk();
+            disk.bytes.borrow_mut().copy_from_slice(&before);
+            let blocks = 2 * pass - 200;
+            let op = BlockOp::Copy {
+                moves: vec![Move {
+                    from: sectors(from, blocks),
+                    to: sectors(to, blocks),
+                }],
+                list: Some(3),
+                segments: 1,
+                fua: true,
+            };
+            let done = Outcome::Copied {
+                list: Some(3),
+                segments: 1,
+                failure: None,
+            };
+            assert_eq!(outcome(&disk, &op, &[]), done);
+            assert_eq!(disk.flushes.get(), 1);
+            let mut after = before.clone();
+            let at = |lba: u64| usize::try_from(lba * 512).unwrap();
+            after.copy_within(at(from)..at(from + blocks), at(to));
+            assert!(*disk.bytes.borrow() == after, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_fails_tells_how_far_it_came() {
+        let disk = Memory {
+            broken: Some(ErrorKind::NoSpace),
+            ..disk()
+        };
+        let op = BlockOp::Copy {
+            moves: vec![Move {
+                from: sectors(0, 8),
+                to: sectors(8, 8),
+            }],
+            list: None,
+            segments: 1,
+            fua: false,
+        };
+        let failed = Outcome::Copied {
+            list: None,
+            segments: 0,
+            failure: Some(Failure::OutOfSpace),
+        };
+        assert_eq!(outcome(&disk, &op, &[]), failed);
     }
 
     fn disk() -> Memory {

@@ -9,13 +9,14 @@ use super::driver::Handle;
 use super::login::{Access, Ask, Credentials};
 use super::params::SessionType;
 use super::reserve;
+use super::sanitize::Gate;
 use super::session::{Entered, Eviction, Identity, Member, Registry, kind_of};
 use super::text::{Found, Wanted};
-use crate::catalog::NodeRecord;
+use crate::catalog::{DiskTrait, DiskTraits, NodeRecord};
 use crate::events::{InitiatorKind, Traffic};
 use crate::head::{Attached, DiskIdentity, Head};
 use crate::names::{Iqn, NodeName};
-use crate::scsi::{LogicalUnit, LuConfig, NexusId};
+use crate::scsi::{LogicalUnit, LuConfig, NexusId, Traits};
 use crate::store::Volume;
 use crate::units::UnixMillis;
 
@@ -69,6 +70,7 @@ pub(super) struct Unit {
     /// Held while a change of its reservations is on its way.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) disk: DiskIdentity,
+    pub(super) gate: Arc<Gate>,
     size: u64,
 }
 
@@ -144,30 +146,39 @@ impl OpenTarget {
         let mut slot = lock(&self.unit);
         let size = attached.volume.size();
         let disk = attached.disk();
-        let (device, turn) = match slot.take() {
-            Some(old) if old.size == size && old.disk == disk => (old.device, old.turn),
+        let traits = traits_of(attached.node.disk);
+        let (device, turn, gate) = match slot.take() {
+            Some(old) if old.size == size && old.disk == disk => (old.device, old.turn, old.gate),
             _ => {
-                let mut device = LogicalUnit::new(config_of(&disk.uuid, size, target_name));
+                let config = config_of(&disk.uuid, size, target_name, traits);
+                let mut device = LogicalUnit::new(config);
                 if let Some(kept) = attached.reservations() {
                     device.restore(reserve::from_record(kept));
                 }
-                (Arc::new(Mutex::new(device)), Arc::default())
+                (Arc::new(Mutex::new(device)), Arc::default(), Arc::default())
             }
         };
+        {
+            let mut device = lock(&device);
+            device.set_traits(traits);
+            device.sanitize_restore(attached.sanitize);
+        }
         let unit = Unit {
             lun: LUNS[0],
             device,
             volume: attached.volume,
             turn,
             disk,
+            gate,
             size,
         };
         *slot = Some(unit.clone());
         unit
     }
 }
+
 /// How a disk shows itself to initiators.
-fn config_of(disk_uuid: &str, size: u64, target_name: &Iqn) -> LuConfig {
+fn config_of(disk_uuid: &str, size: u64, target_name: &Iqn, traits: Traits) -> LuConfig {
     LuConfig {
         size_bytes: size,
         serial: serial_of(disk_uuid),
@@ -176,7 +187,7 @@ fn config_of(disk_uuid: &str, size: u64, target_name: &Iqn) -> LuConfig {
         // True for both modes: a completed write is in the file, not yet on the medium. FLUSH of an
         // ephemeral layer is a no-op by declared policy (docs/protocols/iscsi.md).
         write_back: true,
-        read_only: false,
+        traits,
         lun: LUNS[0],
         luns: LUNS.to_vec(),
     }
@@ -356,6 +367,16 @@ impl Targets {
         {
             open.remove(node);
         }
+    }
+}
+
+/// The node's word on its disk, as the device server takes it.
+fn traits_of(disk: DiskTraits) -> Traits {
+    Traits {
+        removable: disk.has(DiskTrait::Removable),
+        read_only: disk.has(DiskTrait::ReadOnly),
+        small_blocks: disk.has(DiskTrait::Native512),
+        sanitize: disk.has(DiskTrait::Sanitize),
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) enum Phase {
     Queued,
     /// Runs on the volume.
     Running,
+    /// Waits for a sanitize operation, which goes on without it: an abort ends it at once.
+    Parked,
     /// Its answer waits for the socket.
     Sending,
 }

@@ -1,6 +1,6 @@
 //! The commands that read, write, verify and flush blocks (SBC-3 clause 5).
 
-use crate::limits::{COMPARE_AND_WRITE_BLOCKS_MAX, TRANSFER_MAX};
+use crate::limits::{ATOMIC_BYTES_MAX, COMPARE_AND_WRITE_BLOCKS_MAX, TRANSFER_MAX};
 use crate::units::{ByteRange, SECTOR_BYTES};
 
 use super::cdb::Cdb;
@@ -93,6 +93,31 @@ pub(super) fn write(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let range = lu.transfer(&call.cdb)?;
     let fua = lu.forced(&call.cdb);
     with_blocks(call, range, |range| BlockOp::Write { range, fua })
+}
+
+/// WRITE ATOMIC(16): all blocks or none, whatever happens (SBC-4 4.29). Less data than blocks is refused: half
+/// of the command would be no atomic write.
+pub(super) fn write_atomic(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
+    let cdb = &call.cdb;
+    let range = lu.transfer(cdb)?;
+    if cdb.u16(10) != 0 {
+        // ATOMIC BOUNDARY: none is offered in VPD page B0h.
+        return Err(Sense::cdb_field(10, None).into());
+    }
+    if range.len() > ATOMIC_BYTES_MAX {
+        return Err(Sense::cdb_field(cdb.length_at(), None).into());
+    }
+    if range.is_empty() {
+        return call.good();
+    }
+    let Some(data) = call.data else {
+        return want(range.len(), false);
+    };
+    if u64::try_from(data.len()).is_ok_and(|len| len < range.len()) {
+        return Err(Sense::WRONG_DATA_SIZE.into());
+    }
+    let fua = lu.forced(cdb);
+    Ok(Step::Run(BlockOp::WriteAtomic { range, fua }))
 }
 
 /// ORWRITE(16).

@@ -33,8 +33,8 @@ pub(super) fn read_16(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let mut data = vec![0; 32];
     data.splice(0..8, lu.last_block().to_be_bytes());
     data.splice(8..12, SECTOR.to_be_bytes());
-    // No protection; 512e; LBPME and LBPRZ: unmapped blocks exist and read zeros; aligned at 0.
-    data.splice(13..15, [PHYSICAL_EXPONENT, 0xC0]);
+    // No protection; 512e or 512n; LBPME and LBPRZ: unmapped blocks exist and read zeros; aligned at 0.
+    data.splice(13..15, [lu.physical_exponent(), 0xC0]);
     call.cdb.answer(data)
 }
 
@@ -60,6 +60,15 @@ fn status_header(descriptors: usize) -> Vec<u8> {
 }
 
 impl LogicalUnit {
+    /// log2 of the logical blocks in a physical one: 512e, or 512n for software that wants nothing else.
+    pub(super) fn physical_exponent(&self) -> u8 {
+        if self.config.traits.small_blocks {
+            0
+        } else {
+            PHYSICAL_EXPONENT
+        }
+    }
+
     pub(super) fn last_block(&self) -> u64 {
         self.blocks().saturating_sub(1)
     }

@@ -68,6 +68,7 @@ impl Cdb {
     pub(super) fn span(&self) -> (u64, u64) {
         match self.opcode() {
             opcode::COMPARE_AND_WRITE_16 => (self.u64(2), u64::from(self.byte(13))),
+            opcode::WRITE_ATOMIC_16 => (self.u64(2), u64::from(self.u16(12))),
             0x00..=0x1F => {
                 // A 21-bit address; a length of 0 means 256 blocks (SBC-3 5.9).
                 let lba = self.u32(0) & 0x1F_FFFF;
@@ -87,6 +88,7 @@ impl Cdb {
     pub(super) fn length_at(&self) -> u16 {
         match self.opcode() {
             opcode::COMPARE_AND_WRITE_16 => 13,
+            opcode::WRITE_ATOMIC_16 => 12,
             0x00..=0x1F => 4,
             0x20..=0x5F => 7,
             0xA0..=0xBF => 6,
@@ -113,11 +115,10 @@ impl Cdb {
         let (_, blocks) = self.span();
         let bytes = blocks.saturating_mul(SECTOR_BYTES);
         match self.opcode() {
-            0x03 | 0x12 | 0x1A | 0x25 | 0x37 | 0x4D | 0x5A | 0x5E | 0x9E | 0xA0 | 0xA3 | 0xB7 => {
-                Direction::In(self.allocation())
-            }
+            0x03 | 0x12 | 0x1A | 0x25 | 0x37 | 0x4D | 0x5A | 0x5E | 0x84 | 0x9E | 0xA0 | 0xA3
+            | 0xB7 => Direction::In(self.allocation()),
             0x08 | 0x28 | 0x88 | 0xA8 => Direction::In(bytes),
-            0x0A | 0x2A | 0x2E | 0x8A | 0x8B | 0x8E | 0xAA | 0xAE => Direction::Out(bytes),
+            0x0A | 0x2A | 0x2E | 0x8A | 0x8B | 0x8E | 0x9C | 0xAA | 0xAE => Direction::Out(bytes),
             0x2F | 0x8F | 0xAF => match self.byte_check() {
                 1 => Direction::Out(bytes),
                 3 => Direction::Out(SECTOR_BYTES),
@@ -129,7 +130,9 @@ impl Cdb {
             0x15 => Direction::Out(u64::from(self.byte(4))),
             0x1D => Direction::Out(u64::from(self.u16(3))),
             0x42 | 0x55 => Direction::Out(u64::from(self.u16(7))),
+            0x48 if self.action() == 0x01 => Direction::Out(u64::from(self.u16(7))),
             0x5F => Direction::Out(u64::from(self.u32(5))),
+            0x83 => Direction::Out(u64::from(self.u32(10))),
             _ => Direction::None,
         }
     }
@@ -141,7 +144,7 @@ impl Cdb {
             0x12 => u64::from(self.u16(3)),
             0x25 => 8,
             0x37 | 0x4D | 0x5A | 0x5E => u64::from(self.u16(7)),
-            0x9E => u64::from(self.u32(10)),
+            0x84 | 0x9E => u64::from(self.u32(10)),
             0xA0 | 0xA3 | 0xB7 => u64::from(self.u32(6)),
             _ => 0,
         }

@@ -6,6 +6,7 @@ use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
 use super::capacity::PHYSICAL_EXPONENT;
 use super::cdb::Cdb;
 use super::sense::Sense;
+use super::xcopy;
 use super::{Answer, Call, LogicalUnit, LuConfig};
 
 // Windows device ids and Linux udev rules hang on these: they never change between releases.
@@ -22,6 +23,8 @@ const DISK: u8 = 0x00;
 const ABSENT: u8 = 0x7F;
 
 const STANDARD_LEN: usize = 96;
+/// 3PC: EXTENDED COPY is known.
+const THIRD_PARTY_COPY: u8 = 0x08;
 const EVPD: u8 = 0x01;
 /// Blocks in a physical block: the grain in which space is given back.
 const GRAIN: u32 = 8;
@@ -46,7 +49,7 @@ struct Page {
 }
 
 /// The pages, ascending; page 00h lists them.
-static PAGES: [Page; 9] = [
+static PAGES: [Page; 10] = [
     Page {
         code: 0x00,
         build: page_list,
@@ -72,6 +75,10 @@ static PAGES: [Page; 9] = [
         build: |lu| ports(&lu.config),
     },
     Page {
+        code: 0x8F,
+        build: xcopy::page,
+    },
+    Page {
         code: 0xB0,
         build: block_limits,
     },
@@ -90,7 +97,7 @@ pub(super) fn inquiry(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     check(cdb)?;
     if !cdb.has(1, EVPD) {
-        return cdb.answer(standard(DISK));
+        return cdb.answer(standard(DISK, lu.config.traits.removable));
     }
     let code = cdb.byte(2);
     let page = PAGES.iter().find(|page| page.code == code);
@@ -109,7 +116,7 @@ pub(super) fn absent(cdb: &Cdb) -> Answer {
     if cdb.has(1, EVPD) {
         return Err(Sense::cdb_field(1, Some(0)).into());
     }
-    cdb.answer(standard(ABSENT))
+    cdb.answer(standard(ABSENT, false))
 }
 
 /// CMDDT is obsolete; a page code needs EVPD.
@@ -123,10 +130,16 @@ fn check(cdb: &Cdb) -> Result<(), Sense> {
     Ok(())
 }
 
-fn standard(peripheral: u8) -> Vec<u8> {
+fn standard(peripheral: u8, removable: bool) -> Vec<u8> {
     let mut data = Vec::with_capacity(STANDARD_LEN);
-    // Fixed disk, SPC-4, HISUP and format 2, length of the rest, no ALUA, one port, CMDQUE.
-    data.extend_from_slice(&[peripheral, 0, 0x06, 0x12, 0x5B, 0, 0, 0x02]);
+    let rmb = u8::from(removable) << 7;
+    let copies = if peripheral == DISK {
+        THIRD_PARTY_COPY
+    } else {
+        0
+    };
+    // SPC-4, HISUP and format 2, length of the rest, no ALUA, one port, CMDQUE.
+    data.extend_from_slice(&[peripheral, rmb, 0x06, 0x12, 0x5B, copies, 0, 0x02]);
     data.extend_from_slice(VENDOR);
     data.extend_from_slice(PRODUCT);
     data.extend_from_slice(REVISION);
@@ -172,10 +185,7 @@ mod designator {
 fn identification(config: &LuConfig) -> Vec<u8> {
     use designator::{ASCII, BINARY, ISCSI, NAA, NAME, PORT, PORT_GROUP, RELATIVE_PORT};
     use designator::{TARGET, UNIT, UTF8, VENDOR_ID};
-    let mut vendor = VENDOR.to_vec();
-    vendor.extend_from_slice(PRODUCT.trim_ascii_end());
-    vendor.push(b' ');
-    vendor.extend_from_slice(&clean(&config.serial, 36));
+    let vendor = vendor_id(config);
     let target = String::from_utf8_lossy(&clean(&config.target_name, 223)).into_owned();
     let mut page = Vec::new();
     put(&mut page, BINARY, UNIT | NAA, &config.naa);
@@ -213,6 +223,15 @@ fn ports(config: &LuConfig) -> Vec<u8> {
     page
 }
 
+/// The T10 vendor id designator.
+pub(super) fn vendor_id(config: &LuConfig) -> Vec<u8> {
+    let mut vendor = VENDOR.to_vec();
+    vendor.extend_from_slice(PRODUCT.trim_ascii_end());
+    vendor.push(b' ');
+    vendor.extend_from_slice(&clean(&config.serial, 36));
+    vendor
+}
+
 fn put(page: &mut Vec<u8>, code_set: u8, kind: u8, value: &[u8]) {
     if let Ok(len) = u8::try_from(value.len()) {
         page.extend_from_slice(&[code_set, kind, 0, len]);
@@ -246,14 +265,15 @@ fn extended(lu: &LogicalUnit) -> Vec<u8> {
 }
 
 /// Page B0h. Offsets are those of the page less its 4-byte header.
-fn block_limits(_: &LogicalUnit) -> Vec<u8> {
+fn block_limits(lu: &LogicalUnit) -> Vec<u8> {
     let mut page = vec![0; 0x3C];
     let mut put = |at: usize, bytes: &[u8]| {
         page.splice(at..at + bytes.len(), bytes.iter().copied());
     };
     let swap = u8::try_from(limits::COMPARE_AND_WRITE_BLOCKS_MAX).unwrap_or(u8::MAX);
-    put(0, &[0x01, swap]);
-    put(2, &[0, 8]);
+    // WSNZ=0: WRITE SAME of no blocks goes to the end of the disk.
+    put(0, &[0x00, swap]);
+    put(2, &[0, 1 << lu.physical_exponent()]);
     put(4, &limits::TRANSFER_BLOCKS_ADVISED.to_be_bytes());
     put(16, &limits::UNMAP_BLOCKS_MAX.to_be_bytes());
     put(20, &u32::from(limits::UNMAP_DESCRIPTORS_MAX).to_be_bytes());
@@ -261,11 +281,17 @@ fn block_limits(_: &LogicalUnit) -> Vec<u8> {
     // UGAVALID: the alignment of 0 counts.
     put(28, &[0x80, 0, 0, 0]);
     put(32, &u64::from(limits::WRITE_SAME_BLOCKS_MAX).to_be_bytes());
+    // MAXIMUM ATOMIC TRANSFER LENGTH; any alignment, any number of blocks, no boundaries.
+    put(40, &limits::ATOMIC_BLOCKS_MAX.to_be_bytes());
     page
 }
 
-fn characteristics(_: &LogicalUnit) -> Vec<u8> {
+fn characteristics(lu: &LogicalUnit) -> Vec<u8> {
     let mut page = vec![0; 0x3C];
     page.splice(0..2, NOT_ROTATING);
+    if lu.config.traits.sanitize {
+        // WABEREQ=01b: reads after BLOCK ERASE succeed. WACEREQ=00b: no CRYPTOGRAPHIC ERASE.
+        page.splice(3..4, [0x40]);
+    }
     page
 }

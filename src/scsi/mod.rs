@@ -30,11 +30,13 @@ mod provision;
 mod registrations;
 mod report;
 mod reserve;
+mod sanitize;
 mod sense;
 #[cfg(test)]
 mod test;
 mod transport_id;
 mod unit;
+mod xcopy;
 
 use crate::units::{ByteRange, SECTOR_BYTES};
 
@@ -46,7 +48,9 @@ pub use nexus::News;
 pub use persist::Saving;
 pub use registrations::{Registrant, Registrations, Reservation, ReservationType};
 pub use report::absent_lun;
+pub use sanitize::Wipe;
 pub use sense::{Sense, SenseBytes};
+pub use xcopy::Move;
 
 /// Status codes (SAM-5 5.3.1).
 pub mod status {
@@ -68,7 +72,21 @@ pub mod status {
 pub const SECTOR_LEN: usize = 512;
 const _: () = assert!(SECTOR_LEN as u64 == SECTOR_BYTES);
 
-/// What a logical unit is. Fixed for its life.
+/// What makes a disk other than a plain one; all false is a fixed, writable 512e disk. May be changed by
+/// [`LogicalUnit::set_traits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// RMB=1: the medium can be ejected and held.
+    pub removable: bool,
+    /// Every command that would change the medium is refused with 07/27/00.
+    pub read_only: bool,
+    /// One logical block per physical block (512n).
+    pub small_blocks: bool,
+    /// SANITIZE is served.
+    pub sanitize: bool,
+}
+
+/// What a logical unit is. Fixed for its life, but for its traits.
 #[derive(Clone, Debug)]
 pub struct LuConfig {
     /// Capacity in bytes; an unfinished last sector is not served.
@@ -82,8 +100,8 @@ pub struct LuConfig {
     /// True: a volatile cache is declared (WCE=1), and a write is on the medium only after a FLUSH or with
     /// FUA. False: each write asks for the medium at once. Initiators may change it with MODE SELECT.
     pub write_back: bool,
-    /// Every command that would change the medium is refused with 07/27/00.
-    pub read_only: bool,
+    /// What it is beyond a plain disk.
+    pub traits: Traits,
     /// This disk's own LUN.
     pub lun: u16,
     /// All LUNs of the target, for REPORT LUNS.
@@ -128,6 +146,38 @@ pub enum BlockOp {
         /// On the medium before the answer.
         fua: bool,
     },
+    /// As [`Self::Write`], but all or nothing: after a power cut, a kill or a failure the range is wholly old
+    /// or wholly new, and no read sees a part of each.
+    WriteAtomic {
+        /// Where.
+        range: ByteRange,
+        /// On the medium before the answer.
+        fua: bool,
+    },
+    /// Copy within the disk, in order; a source and a destination may overlap, then the source counts as it
+    /// was. Answer [`Outcome::Copied`].
+    Copy {
+        /// What goes where.
+        moves: Vec<Move>,
+        /// Comes back in the outcome.
+        list: Option<u8>,
+        /// Number of segments, for the outcome.
+        segments: u16,
+        /// On the medium before the answer.
+        fua: bool,
+    },
+    /// Begin a sanitize operation, which outlives the command; nothing else is in the way of it. Report with
+    /// [`LogicalUnit::sanitize_progress`] and [`LogicalUnit::sanitize_ended`].
+    Sanitize {
+        /// What to do.
+        wipe: Wipe,
+        /// Answer when it has begun; else when it has ended.
+        immediate: bool,
+        /// AUSE, to be written down with the operation.
+        unrestricted: bool,
+    },
+    /// What is written down of a failed sanitize operation goes.
+    SanitizeForgotten,
     /// Bring all earlier writes to the medium.
     Flush,
     /// Make the ranges read zeros and give their space back.
@@ -208,6 +258,15 @@ pub enum Outcome {
     },
     /// The answer to [`BlockOp::Extents`].
     Extents(Vec<Extent>),
+    /// The answer to [`BlockOp::Copy`].
+    Copied {
+        /// As asked.
+        list: Option<u8>,
+        /// Segments done.
+        segments: u16,
+        /// Why no more of them.
+        failure: Option<Failure>,
+    },
     /// Not done.
     Failed(Failure),
 }
@@ -231,6 +290,8 @@ pub enum Failure {
     Aborted,
     /// Not possible yet; the initiator tries again: 02/04/01.
     NotReady,
+    /// A sanitize operation did not get to its end: 03/31/03.
+    Sanitize,
 }
 
 /// The end of a command.
@@ -325,6 +386,12 @@ pub struct LogicalUnit {
     persist: registrations::Reservations,
     /// A change of `persist` that is being written down.
     planned: Option<Box<persist::Plan>>,
+    /// A removable disk's medium is out.
+    ejected: bool,
+    /// Nexuses that hold the medium in. Each once, so bounded as they are.
+    removal_prevented_by: Vec<NexusId>,
+    sanitize: sanitize::Sanitize,
+    copies: xcopy::Copies,
 }
 
 impl LogicalUnit {
@@ -338,6 +405,10 @@ impl LogicalUnit {
             reserved_by: None,
             persist: registrations::Reservations::default(),
             planned: None,
+            ejected: false,
+            removal_prevented_by: Vec::new(),
+            sanitize: sanitize::Sanitize::default(),
+            copies: xcopy::Copies::default(),
         }
     }
 
@@ -367,6 +438,24 @@ impl LogicalUnit {
         if self.reserved_by == Some(nexus) {
             self.reserved_by = None;
         }
+        self.removal_prevented_by.retain(|holder| *holder != nexus);
+        self.copies.forget(nexus);
+        self.load_when_alone();
+    }
+
+    /// The traits that the disk has from now on. Initiators hear that its inquiry data changed.
+    pub fn set_traits(&mut self, traits: Traits) {
+        if self.config.traits == traits {
+            return;
+        }
+        self.config.traits = traits;
+        if !traits.removable {
+            self.ejected = false;
+            self.removal_prevented_by.clear();
+        }
+        for nexus in self.nexuses.all() {
+            nexus.tell(Attention::InquiryChanged);
+        }
     }
 
     /// A command arrives.
@@ -386,6 +475,11 @@ impl LogicalUnit {
             Outcome::Done | Outcome::Data { .. } => Reply::good(),
             Outcome::Differs { offset } => self.check(Sense::MISCOMPARE.with_information(offset)),
             Outcome::Extents(extents) => self.lba_status(&Cdb::new(cdb), &extents),
+            Outcome::Copied {
+                list,
+                segments,
+                failure,
+            } => self.copied(nexus, list, segments, failure),
             Outcome::Failed(failure) => {
                 if mode::is_select(&Cdb::new(cdb)) {
                     self.keep_write_cache(nexus);
@@ -405,6 +499,8 @@ impl LogicalUnit {
             Attention::InternalReset
         };
         self.reserved_by = None;
+        self.removal_prevented_by.clear();
+        self.copies.reset();
         self.modes = mode::Modes::of(&self.config);
         for nexus in self.nexuses.all() {
             nexus.tell_reset(attention);
@@ -464,7 +560,7 @@ impl LogicalUnit {
     /// The checks that all commands share, in the order of SAM-5 5.3.3, then the command's own handler.
     fn dispatch(&mut self, id: NexusId, bytes: &[u8], data: Option<&[u8]>) -> Answer {
         let cdb = Cdb::new(bytes);
-        let command = opcode::find(&cdb);
+        let command = self.command(&cdb);
         let nexus = self.nexuses.get_mut(id).ok_or(Refusal::Busy)?;
         let begins = data.is_none();
         if begins
@@ -479,6 +575,10 @@ impl LogicalUnit {
             // A command that is already on its way is not stopped by a later reservation (SPC-4 5.13.1).
             self.check_reservations(id, command.access_by(&cdb))?;
         }
+        self.sanitize.check(command)?;
+        if self.ejected && command.medium {
+            return Err(Sense::NO_MEDIUM.into());
+        }
         if command.writes {
             self.check_writable()?;
         }
@@ -490,8 +590,21 @@ impl LogicalUnit {
         (command.run)(self, &call)
     }
 
+    /// The table's row, unless only another kind of disk has that command.
+    fn command(&self, cdb: &Cdb) -> Result<&'static opcode::Command, Sense> {
+        if self.serves(cdb.opcode()) {
+            opcode::find(cdb)
+        } else {
+            Err(Sense::INVALID_OPCODE)
+        }
+    }
+
+    fn serves(&self, opcode: u8) -> bool {
+        opcode != opcode::SANITIZE || self.config.traits.sanitize
+    }
+
     fn check_writable(&self) -> Result<(), Sense> {
-        if self.config.read_only {
+        if self.config.traits.read_only {
             Err(Sense::WRITE_PROTECTED)
         } else if self.modes.software_protected() {
             Err(Sense::SOFTWARE_WRITE_PROTECTED)
@@ -510,6 +623,7 @@ impl Failure {
             Self::Internal => Sense::INTERNAL,
             Self::Fenced | Self::Aborted => Sense::ABORTED,
             Self::NotReady => Sense::BECOMING_READY,
+            Self::Sanitize => Sense::SANITIZE_FAILED,
         }
     }
 }

@@ -198,7 +198,7 @@ impl LogicalUnit {
 
     /// Header (4 or 8 bytes), block descriptor, pages. MODE DATA LENGTH does not count itself.
     fn mode_data(&self, long: bool, long_lba: bool, blocks: &[u8], pages: &[u8]) -> Vec<u8> {
-        let protected = self.config.read_only || self.modes.software_protected;
+        let protected = self.config.traits.read_only || self.modes.software_protected;
         let device = flag(protected, WP) | DPOFUA;
         let blocks_len = u8::try_from(blocks.len()).unwrap_or(0);
         let rest = blocks.len() + pages.len();

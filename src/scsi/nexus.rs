@@ -14,6 +14,10 @@ pub(super) enum Attention {
     Reset,
     /// The target reset the disk on its own: 29/04.
     InternalReset,
+    /// A removable disk was loaded by another nexus: 28/00.
+    MediumChanged,
+    /// INQUIRY would answer otherwise now, since the disk's traits were changed: 3F/03.
+    InquiryChanged,
     /// Another nexus changed mode parameters: 2A/01.
     ModeChanged,
     /// Another nexus preempted or cleared the reservations: 2A/03.
@@ -26,8 +30,6 @@ pub(super) enum Attention {
     CommandsCleared,
     /// The disk has another size: 2A/09.
     CapacityChanged,
-    /// INQUIRY would answer otherwise now: 3F/03.
-    InquiryChanged,
     /// REPORT LUNS would answer otherwise now: 3F/0E.
     LunsChanged,
     /// Space for this disk's changes runs short: 38/07.
@@ -36,14 +38,12 @@ pub(super) enum Attention {
 
 /// News of the disk that no initiator caused.
 ///
-/// A disk keeps its size and its INQUIRY data as long as its unit lives, and a target its LUNs, so that today
-/// nothing in the target has these to tell.
+/// A disk keeps its size as long as its unit lives, and a target its LUNs, so that today nothing in the target
+/// has these to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// Another size: 2A/09.
     Capacity,
-    /// Other INQUIRY data: 3F/03.
-    Inquiry,
     /// Other LUNs: 3F/0E. REPORT LUNS makes it void.
     Luns,
     /// Space for changes runs short, writes still go on: 38/07 (SBC-3 4.7.3.8).
@@ -54,7 +54,6 @@ impl From<News> for Attention {
     fn from(news: News) -> Self {
         match news {
             News::Capacity => Self::CapacityChanged,
-            News::Inquiry => Self::InquiryChanged,
             News::Luns => Self::LunsChanged,
             News::SpaceThreshold => Self::SpaceThreshold,
         }
@@ -62,7 +61,7 @@ impl From<News> for Attention {
 }
 
 /// Each kind waits once at most, so that no news is lost for want of room.
-const KINDS: usize = 11;
+const KINDS: usize = 12;
 const _: () = assert!(KINDS <= UNIT_ATTENTIONS_MAX);
 
 impl Attention {
@@ -70,13 +69,14 @@ impl Attention {
         match self {
             Self::Reset => Sense::attention(0x29, 0x03),
             Self::InternalReset => Sense::attention(0x29, 0x04),
+            Self::MediumChanged => Sense::attention(0x28, 0x00),
+            Self::InquiryChanged => Sense::attention(0x3F, 0x03),
             Self::ModeChanged => Sense::attention(0x2A, 0x01),
             Self::ReservationsPreempted => Sense::attention(0x2A, 0x03),
             Self::ReservationsReleased => Sense::attention(0x2A, 0x04),
             Self::RegistrationsPreempted => Sense::attention(0x2A, 0x05),
             Self::CommandsCleared => Sense::attention(0x2F, 0x00),
             Self::CapacityChanged => Sense::attention(0x2A, 0x09),
-            Self::InquiryChanged => Sense::attention(0x3F, 0x03),
             Self::LunsChanged => Sense::attention(0x3F, 0x0E),
             Self::SpaceThreshold => Sense::attention(0x38, 0x07),
         }

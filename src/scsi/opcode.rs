@@ -5,8 +5,11 @@ use super::cdb::Cdb;
 use super::sense::Sense;
 use super::{Answer, Call, LogicalUnit};
 use super::{block, capacity, inquiry, mode, persist, provision, report, reserve, unit};
+use super::{sanitize, xcopy};
 
+pub(super) const SANITIZE: u8 = 0x48;
 pub(super) const COMPARE_AND_WRITE_16: u8 = 0x89;
+pub(super) const WRITE_ATOMIC_16: u8 = 0x9C;
 
 /// How a reservation of another nexus bears on a command (SPC-4 table 65, SBC-3 table 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub(super) struct Command {
     access: Access,
     /// Changes the medium: refused when write-protected.
     pub(super) writes: bool,
+    /// Refused with 02/3A/00 while a removable disk is ejected.
+    pub(super) medium: bool,
+    /// Runs while SANITIZE is at work or has failed (SBC-3 4.11.2).
+    pub(super) in_sanitize: bool,
     /// False: runs although a unit attention waits (SPC-4 5.14).
     attention: bool,
     pub(super) run: fn(&mut LogicalUnit, &Call<'_>) -> Answer,
@@ -115,6 +122,8 @@ const fn plain<const N: usize>(
         has_action: false,
         access,
         writes: false,
+        medium: false,
+        in_sanitize: false,
         attention: true,
         run,
     }
@@ -124,7 +133,24 @@ const fn plain<const N: usize>(
 const fn always<const N: usize>(name: &'static str, usage: [u8; N], run: Run) -> Command {
     Command {
         attention: false,
+        in_sanitize: true,
         ..plain(name, usage, Access::Always, run)
+    }
+}
+
+/// Needs a medium.
+const fn medium(command: Command) -> Command {
+    Command {
+        medium: true,
+        ..command
+    }
+}
+
+/// Tells about the target rather than the disk: runs beside SANITIZE.
+const fn tells(command: Command) -> Command {
+    Command {
+        in_sanitize: true,
+        ..command
     }
 }
 
@@ -143,7 +169,15 @@ const fn action<const N: usize>(
 const fn writes<const N: usize>(name: &'static str, usage: [u8; N], run: Run) -> Command {
     Command {
         writes: true,
-        ..plain(name, usage, Access::Write, run)
+        ..medium(plain(name, usage, Access::Write, run))
+    }
+}
+
+/// As [`writes`], with a service action.
+const fn write_action<const N: usize>(name: &'static str, usage: [u8; N], run: Run) -> Command {
+    Command {
+        has_action: true,
+        ..writes(name, usage, run)
     }
 }
 
@@ -174,6 +208,13 @@ const fn list_10(opcode: u8, flags: u8) -> [u8; 10] {
     [opcode, flags, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0]
 }
 
+/// A service action, a list identifier, and a 32-bit list or allocation length in bytes 10 to 13.
+const fn list_16(opcode: u8, action: u8, list: u8) -> [u8; 16] {
+    [
+        opcode, action, list, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0,
+    ]
+}
+
 /// PERSISTENT RESERVE OUT: service action, scope and type, 32 bits of list length in bytes 5 to 8.
 const fn reserve_out(action: u8, scope_type: u8) -> [u8; 10] {
     [0x5F, action, scope_type, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0]
@@ -183,10 +224,10 @@ use Access::{Always, Prevent, Query, Read, Start, Write};
 
 /// Sorted by opcode, then service action. Rows of one opcode all have service actions or stand alone.
 #[rustfmt::skip]
-pub(super) static COMMANDS: [Command; 58] = [
-    plain("TEST UNIT READY", [0x00, 0, 0, 0, 0, 0], Query, unit::test_ready),
+pub(super) static COMMANDS: [Command; 65] = [
+    medium(plain("TEST UNIT READY", [0x00, 0, 0, 0, 0, 0], Query, unit::test_ready)),
     always("REQUEST SENSE", [0x03, 0x01, 0, 0, 0xFF, 0], unit::request_sense),
-    plain("READ(6)", [0x08, 0x1F, 0xFF, 0xFF, 0xFF, 0], Read, block::read),
+    medium(plain("READ(6)", [0x08, 0x1F, 0xFF, 0xFF, 0xFF, 0], Read, block::read)),
     writes("WRITE(6)", [0x0A, 0x1F, 0xFF, 0xFF, 0xFF, 0], block::write),
     always("INQUIRY", [0x12, 0x03, 0xFF, 0xFF, 0xFF, 0], inquiry::inquiry),
     plain("MODE SELECT(6)", [0x15, 0x11, 0, 0, 0xFF, 0], Write, mode::select),
@@ -196,16 +237,19 @@ pub(super) static COMMANDS: [Command; 58] = [
     plain("START STOP UNIT", [0x1B, 0x01, 0, 0x0F, 0xF7, 0], Start, unit::start_stop),
     plain("SEND DIAGNOSTIC", [0x1D, 0xE4, 0, 0xFF, 0xFF, 0], Write, unit::send_diagnostic),
     plain("PREVENT ALLOW MEDIUM REMOVAL", [0x1E, 0, 0, 0, 0x03, 0], Prevent, unit::prevent_allow),
-    plain("READ CAPACITY(10)", [0x25, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0x01, 0], Query, capacity::read_10),
-    plain("READ(10)", blocks_10(0x28, 0xF8), Read, block::read),
+    medium(plain("READ CAPACITY(10)", [0x25, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0x01, 0], Query, capacity::read_10)),
+    medium(plain("READ(10)", blocks_10(0x28, 0xF8), Read, block::read)),
     writes("WRITE(10)", blocks_10(0x2A, 0xF8), block::write),
     writes("WRITE AND VERIFY(10)", blocks_10(0x2E, 0xF6), block::write_verify),
-    plain("VERIFY(10)", blocks_10(0x2F, 0xF6), Read, block::verify),
-    plain("PRE-FETCH(10)", blocks_10(0x34, 0x02), Read, block::prefetch),
-    plain("SYNCHRONIZE CACHE(10)", blocks_10(0x35, 0x02), Write, block::synchronize),
-    plain("READ DEFECT DATA(10)", [0x37, 0, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0], Read, report::defects),
+    medium(plain("VERIFY(10)", blocks_10(0x2F, 0xF6), Read, block::verify)),
+    medium(plain("PRE-FETCH(10)", blocks_10(0x34, 0x02), Read, block::prefetch)),
+    medium(plain("SYNCHRONIZE CACHE(10)", blocks_10(0x35, 0x02), Write, block::synchronize)),
+    medium(plain("READ DEFECT DATA(10)", [0x37, 0, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0], Read, report::defects)),
     writes("WRITE SAME(10)", blocks_10(0x41, 0xFE), provision::write_same),
     writes("UNMAP", list_10(0x42, 0x01), provision::unmap),
+    write_action("SANITIZE, OVERWRITE", [0x48, 0xA1, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], sanitize::overwrite),
+    write_action("SANITIZE, BLOCK ERASE", [0x48, 0xA2, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], sanitize::block_erase),
+    write_action("SANITIZE, EXIT FAILURE MODE", [0x48, 0x9F, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], sanitize::exit_failure),
     plain("LOG SENSE", [0x4D, 0x01, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0], Query, report::log_sense),
     plain("MODE SELECT(10)", list_10(0x55, 0x11), Write, mode::select),
     plain("RESERVE(10)", list_10(0x56, 0x13), Query, reserve::reserve),
@@ -243,7 +287,10 @@ pub(super) static COMMANDS: [Command; 58] = [
         Query,
         persist::register_and_move,
     ),
-    plain("READ(16)", blocks_16(0x88, 0xF8), Read, block::read),
+    write_action("EXTENDED COPY(LID1)", list_16(0x83, 0x00, 0), xcopy::extended_copy),
+    action("RECEIVE COPY STATUS(LID1)", list_16(0x84, 0x00, 0xFF), Write, xcopy::copy_status),
+    action("RECEIVE COPY OPERATING PARAMETERS", list_16(0x84, 0x03, 0), Write, xcopy::operating_parameters),
+    medium(plain("READ(16)", blocks_16(0x88, 0xF8), Read, block::read)),
     writes(
         "COMPARE AND WRITE",
         [0x89, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0, 0],
@@ -252,40 +299,45 @@ pub(super) static COMMANDS: [Command; 58] = [
     writes("WRITE(16)", blocks_16(0x8A, 0xF8), block::write),
     writes("ORWRITE(16)", blocks_16(0x8B, 0xF8), block::or_write),
     writes("WRITE AND VERIFY(16)", blocks_16(0x8E, 0xF6), block::write_verify),
-    plain("VERIFY(16)", blocks_16(0x8F, 0xF6), Read, block::verify),
-    plain("PRE-FETCH(16)", blocks_16(0x90, 0x02), Read, block::prefetch),
-    plain("SYNCHRONIZE CACHE(16)", blocks_16(0x91, 0x02), Write, block::synchronize),
+    medium(plain("VERIFY(16)", blocks_16(0x8F, 0xF6), Read, block::verify)),
+    medium(plain("PRE-FETCH(16)", blocks_16(0x90, 0x02), Read, block::prefetch)),
+    medium(plain("SYNCHRONIZE CACHE(16)", blocks_16(0x91, 0x02), Write, block::synchronize)),
     writes("WRITE SAME(16)", blocks_16(0x93, 0xFF), provision::write_same),
-    action(
+    writes(
+        "WRITE ATOMIC(16)",
+        [0x9C, 0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0],
+        block::write_atomic,
+    ),
+    medium(action(
         "READ CAPACITY(16)",
         [0x9E, 0x10, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01, 0],
         Query,
         capacity::read_16,
-    ),
-    action("GET LBA STATUS", blocks_16(0x9E, 0x12), Read, capacity::get_lba_status),
+    )),
+    medium(action("GET LBA STATUS", blocks_16(0x9E, 0x12), Read, capacity::get_lba_status)),
     always("REPORT LUNS", [0xA0, 0, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0], report::luns),
-    action(
+    tells(action(
         "REPORT SUPPORTED OPERATION CODES",
         [0xA3, 0x0C, 0x87, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0],
         Read,
         report::opcodes,
-    ),
-    action(
+    )),
+    tells(action(
         "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
         [0xA3, 0x0D, 0x80, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0],
         Read,
         report::task_functions,
-    ),
-    plain("READ(12)", blocks_12(0xA8, 0xF8), Read, block::read),
+    )),
+    medium(plain("READ(12)", blocks_12(0xA8, 0xF8), Read, block::read)),
     writes("WRITE(12)", blocks_12(0xAA, 0xF8), block::write),
     writes("WRITE AND VERIFY(12)", blocks_12(0xAE, 0xF6), block::write_verify),
-    plain("VERIFY(12)", blocks_12(0xAF, 0xF6), Read, block::verify),
-    plain(
+    medium(plain("VERIFY(12)", blocks_12(0xAF, 0xF6), Read, block::verify)),
+    medium(plain(
         "READ DEFECT DATA(12)",
         [0xB7, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0],
         Read,
         report::defects,
-    ),
+    )),
 ];
 
 const NOWHERE: u8 = u8::MAX;
@@ -378,10 +430,12 @@ mod test {
 
     #[test]
     fn what_is_not_in_the_table_is_refused() {
-        for opcode in [0x04, 0x3B, 0x48, 0x83, 0x84, 0x9C, 0xA4, 0xFF] {
+        for opcode in [0x04, 0x3B, 0x40, 0x85, 0x9D, 0xA4, 0xFF] {
             let sense = find(&Cdb::new(&[opcode])).unwrap_err();
             assert_eq!(sense, Sense::INVALID_OPCODE);
         }
+        let sense = find(&Cdb::new(&[0x48, 0x03])).unwrap_err();
+        assert_eq!(sense.code(), (5, 0x24, 0));
         let sense = find(&Cdb::new(&[0x5E, 0x04])).unwrap_err();
         assert_eq!(sense.code(), (5, 0x24, 0));
     }

@@ -4,6 +4,7 @@ use crate::limits::{UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX, WRITE_SAME_BLOCKS_M
 use crate::units::{ByteRange, SECTOR_BYTES};
 
 use super::block::{one_sector, want};
+use super::cdb::Cdb;
 use super::sense::Sense;
 use super::{Answer, BlockOp, Call, LogicalUnit, Step};
 
@@ -72,6 +73,15 @@ impl LogicalUnit {
     }
 }
 
+impl LogicalUnit {
+    /// WSNZ=0: no blocks means all from here to the last one (SBC-3 5.42).
+    fn same_range(&self, cdb: &Cdb) -> Result<ByteRange, Sense> {
+        let (lba, blocks) = cdb.span();
+        let to_the_end = self.blocks().saturating_sub(lba);
+        self.blocks_range(lba, if blocks == 0 { to_the_end } else { blocks })
+    }
+}
+
 /// WRITE SAME(10), (16).
 ///
 /// One sector of data-out, or none with NDOB. A sector of zeros is handed on as "zeros", with UNMAP or
@@ -91,14 +101,17 @@ pub(super) fn write_same(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     if cdb.opcode() == 0x41 && cdb.has(1, 0x01) {
         return Err(Sense::cdb_field(1, Some(0)).into());
     }
-    let range = lu.range(cdb)?;
+    let range = lu.same_range(cdb)?;
     let max = u64::from(WRITE_SAME_BLOCKS_MAX) * SECTOR_BYTES;
-    if range.is_empty() || range.len() > max {
-        // WSNZ=1: a count of zero does not mean "to the end".
+    if range.len() > max {
         return Err(Sense::cdb_field(cdb.length_at(), None).into());
     }
     let fua = lu.writes_through();
     let filled = |pattern| {
+        if range.is_empty() {
+            // Behind the last block there is nothing left to fill.
+            return call.good();
+        }
         Ok(Step::Run(BlockOp::WriteSame {
             range,
             pattern,

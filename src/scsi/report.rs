@@ -77,15 +77,17 @@ const SUPPORT_YES: u8 = 3;
 const TIMEOUTS: [u8; 12] = [0, 0x0A, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// REPORT SUPPORTED OPERATION CODES (SPC-4 6.31), printed from the table that dispatches.
-pub(super) fn opcodes(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
+pub(super) fn opcodes(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     let timeouts = cdb.has(2, 0x80);
     let action = cdb.u16(4);
+    let here = |command: &Command| lu.serves(command.opcode());
     let rows = opcode::rows(cdb.byte(3));
+    let rows = if rows.iter().all(here) { rows } else { &[] };
     let has_action = rows.first().is_some_and(|row| row.has_action);
     let row_of = |action: u16| rows.iter().find(|row| u16::from(row.action()) == action);
     let row = match cdb.byte(2) & 0x07 {
-        0 => return cdb.answer(all_opcodes(timeouts)),
+        0 => return cdb.answer(all_opcodes(timeouts, here)),
         1 if has_action => return Err(Sense::cdb_field(2, Some(2)).into()),
         1 => rows.first(),
         2 if !rows.is_empty() && !has_action => {
@@ -99,9 +101,9 @@ pub(super) fn opcodes(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     cdb.answer(one_opcode(row, timeouts))
 }
 
-fn all_opcodes(timeouts: bool) -> Vec<u8> {
+fn all_opcodes(timeouts: bool, here: impl Fn(&Command) -> bool) -> Vec<u8> {
     let mut data = vec![0; 4];
-    for command in &COMMANDS {
+    for command in COMMANDS.iter().filter(|command| here(command)) {
         let (action, has_action) = if command.has_action {
             (command.action(), SERVACTV)
         } else {

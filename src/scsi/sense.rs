@@ -9,6 +9,7 @@ mod key {
     pub(super) const ILLEGAL_REQUEST: u8 = 0x5;
     pub(super) const UNIT_ATTENTION: u8 = 0x6;
     pub(super) const DATA_PROTECT: u8 = 0x7;
+    pub(super) const COPY_ABORTED: u8 = 0xA;
     pub(super) const ABORTED_COMMAND: u8 = 0xB;
     pub(super) const MISCOMPARE: u8 = 0xE;
 }
@@ -29,6 +30,8 @@ pub struct Sense {
     ascq: u8,
     information: Option<u64>,
     field: Option<Field>,
+    /// PROGRESS INDICATION, in the place of a field pointer.
+    progress: Option<u16>,
 }
 
 impl Sense {
@@ -36,6 +39,12 @@ impl Sense {
     pub const NONE: Self = Self::new(key::NO_SENSE, 0x00, 0x00);
     /// The disk is not ready yet and becomes so by itself: 02/04/01. Initiators retry.
     pub const BECOMING_READY: Self = Self::new(key::NOT_READY, 0x04, 0x01);
+    /// SANITIZE is at work: 02/04/1B, with its progress.
+    pub const SANITIZE_IN_PROGRESS: Self = Self::new(key::NOT_READY, 0x04, 0x1B);
+    /// A removable disk was ejected: 02/3A/00.
+    pub const NO_MEDIUM: Self = Self::new(key::NOT_READY, 0x3A, 0x00);
+    /// SANITIZE did not get to its end: 03/31/03.
+    pub const SANITIZE_FAILED: Self = Self::new(key::MEDIUM_ERROR, 0x31, 0x03);
     /// A write did not reach the medium: 03/0C/00.
     pub const WRITE_ERROR: Self = Self::new(key::MEDIUM_ERROR, 0x0C, 0x00);
     /// The medium does not give the data back: 03/11/00.
@@ -54,6 +63,24 @@ impl Sense {
     pub const INVALID_FIELD_IN_LIST: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x00);
     /// RELEASE with another scope or type than the reservation has: 05/26/04.
     pub const INVALID_RELEASE: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x04);
+    /// EXTENDED COPY: more target descriptors than we take, 05/26/06.
+    pub const TOO_MANY_TARGETS: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x06);
+    /// EXTENDED COPY: a target descriptor of another type than E4h, 05/26/07.
+    pub const UNSUPPORTED_TARGET: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x07);
+    /// EXTENDED COPY: more segment descriptors than we take, 05/26/08.
+    pub const TOO_MANY_SEGMENTS: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x08);
+    /// EXTENDED COPY: a segment descriptor of another type than 02h, 05/26/09.
+    pub const UNSUPPORTED_SEGMENT: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x09);
+    /// EXTENDED COPY: inline data, of which we take none, 05/26/0B.
+    pub const INLINE_DATA: Self = Self::new(key::ILLEGAL_REQUEST, 0x26, 0x0B);
+    /// PREVENT ALLOW MEDIUM REMOVAL holds the medium: 05/53/02.
+    pub const REMOVAL_PREVENTED: Self = Self::new(key::ILLEGAL_REQUEST, 0x53, 0x02);
+    /// EXTENDED COPY: a segment goes beyond the disk, 0A/00/00.
+    pub const COPY_ABORTED: Self = Self::new(key::COPY_ABORTED, 0x00, 0x00);
+    /// EXTENDED COPY: reading or writing failed, 0A/0D/01.
+    pub const COPY_DEVICE_FAILURE: Self = Self::new(key::COPY_ABORTED, 0x0D, 0x01);
+    /// EXTENDED COPY: a descriptor names no disk of this session, 0A/0D/02.
+    pub const COPY_TARGET_UNREACHABLE: Self = Self::new(key::COPY_ABORTED, 0x0D, 0x02);
     /// Saved mode pages are asked for and there are none: 05/39/00.
     pub const SAVING_NOT_SUPPORTED: Self = Self::new(key::ILLEGAL_REQUEST, 0x39, 0x00);
     /// The table of registrants is full: 05/55/04.
@@ -95,6 +122,7 @@ impl Sense {
             ascq,
             information: None,
             field: None,
+            progress: None,
         }
     }
 
@@ -125,6 +153,22 @@ impl Sense {
         self
     }
 
+    /// The same with a PROGRESS INDICATION, of 65,536 (SPC-4 4.5.2.4.4).
+    #[must_use]
+    pub const fn with_progress(mut self, progress: u16) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// SENSE KEY SPECIFIC: a field pointer or a progress.
+    fn specific(self) -> Option<[u8; 3]> {
+        let progress = self.progress.map(|progress| {
+            let [hi, lo] = progress.to_be_bytes();
+            [0x80, hi, lo]
+        });
+        progress.or(self.field.map(Field::encode))
+    }
+
     /// Sense key, additional sense code, qualifier.
     #[must_use]
     pub const fn code(self) -> (u8, u8, u8) {
@@ -153,7 +197,7 @@ impl Sense {
             _ => out.put(&[0; 4]),
         }
         out.put(&[10, 0, 0, 0, 0, self.asc, self.ascq, 0]);
-        out.put(&self.field.map_or([0; 3], Field::encode));
+        out.put(&self.specific().unwrap_or([0; 3]));
         out
     }
 
@@ -165,8 +209,7 @@ impl Sense {
             out.put(&[0x00, 0x0A, 0x80, 0x00]);
             out.put(&information.to_be_bytes());
         }
-        if let Some(field) = self.field {
-            let [a, b, c] = field.encode();
+        if let Some([a, b, c]) = self.specific() {
             out.put(&[0x02, 0x06, 0, 0, a, b, c, 0]);
         }
         out.bytes[7] = out.len.saturating_sub(8);

@@ -5,6 +5,8 @@
 //! touches: the data goes to the file, then the change of the map to the soft log, then to memory; then it
 //! is acknowledged.
 
+mod atomic;
+
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -147,6 +149,9 @@ impl Volume {
     /// The bytes if all are in memory, else `None`. Never blocks on I/O, takes no global lock.
     pub fn try_read(&self, range: ByteRange) -> Result<Option<Payload>> {
         let len = self.checked_len(range)?;
+        let Some(quiet) = self.layer.quiet() else {
+            return Ok(None);
+        };
         let plan = self.plan(range)?;
         let mut buffer = Buffer::take(len);
         let ready = match (&plan.pieces, &plan.file) {
@@ -165,12 +170,21 @@ impl Volume {
                 _ => self.base.try_read(at, out),
             })?,
         };
-        Ok(ready.then(|| buffer.freeze()))
+        let whole = ready && self.layer.still_quiet(quiet);
+        Ok(whole.then(|| buffer.freeze()))
     }
 
     /// The bytes; may block.
     pub fn read(&self, range: ByteRange) -> Result<Payload> {
         let mut buffer = Buffer::take(self.checked_len(range)?);
+        if let Some(quiet) = self.layer.quiet() {
+            self.read_into(range, &mut buffer)?;
+            if self.layer.still_quiet(quiet) {
+                return Ok(buffer.freeze());
+            }
+        }
+        // An atomic write runs or ran beside: with the lock of the blocks none of it is seen half done.
+        let _held = self.layer.ranges.lock(range.blocks());
         self.read_into(range, &mut buffer)?;
         Ok(buffer.freeze())
     }
@@ -397,6 +411,18 @@ impl Volume {
         head: Option<BlockState>,
         tail: Option<BlockState>,
     ) -> Result<()> {
+        let (start, whole) = self.completed(range, data, head, tail)?;
+        file.write_at(start, &whole)
+    }
+
+    // The data with what its first and last block lack, and where it begins.
+    fn completed(
+        &self,
+        range: ByteRange,
+        data: &[u8],
+        head: Option<BlockState>,
+        tail: Option<BlockState>,
+    ) -> Result<(u64, Buffer)> {
         let start = if head.is_some() {
             range.offset() / BLOCK_BYTES * BLOCK_BYTES
         } else {
@@ -415,7 +441,7 @@ impl Volume {
         self.complete(head, start, first)?;
         middle.copy_from_slice(data);
         self.complete(tail, range.end(), last)?;
-        file.write_at(start, &whole)
+        Ok((start, whole))
     }
 
     fn complete(&self, from: Option<BlockState>, offset: u64, out: &mut [u8]) -> Result<()> {

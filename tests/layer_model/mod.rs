@@ -113,6 +113,13 @@ pub(crate) enum What {
         count: u64,
         tag: u64,
     },
+    /// Never drawn by `choose`: tests of atomic writes put it in.
+    Atomic {
+        layer: usize,
+        first: u64,
+        count: u64,
+        tag: u64,
+    },
     Unmap {
         layer: usize,
         first: u64,
@@ -187,6 +194,15 @@ pub(crate) fn run_live(store: &LayerStore, what: What) -> Result<()> {
             let bytes = sectors(tag, layer, first, count);
             volume(store, layer)?.write(first * 512, &bytes)
         }
+        What::Atomic {
+            layer,
+            first,
+            count,
+            tag,
+        } => {
+            let bytes = sectors(tag, layer, first, count);
+            volume(store, layer)?.write_atomic(first * 512, &bytes)
+        }
         What::Unmap {
             layer,
             first,
@@ -207,6 +223,7 @@ pub(crate) fn run_live(store: &LayerStore, what: What) -> Result<()> {
 pub(crate) fn layer_of(what: What) -> Option<usize> {
     match what {
         What::Write { layer, .. }
+        | What::Atomic { layer, .. }
         | What::Unmap { layer, .. }
         | What::Flush { layer }
         | What::Reset { layer }
@@ -230,6 +247,16 @@ pub(crate) fn history(
     tape: &CrashDisk,
     seed: u64,
     length: usize,
+) -> Vec<Event> {
+    history_of(disk, tape, seed, length, choose)
+}
+
+pub(crate) fn history_of(
+    disk: &Arc<dyn Disk>,
+    tape: &CrashDisk,
+    seed: u64,
+    length: usize,
+    choose: impl Fn(&mut Random, u64) -> What,
 ) -> Vec<Event> {
     let mut random = Random(seed);
     let mut store = open(Arc::clone(disk), BOOT).unwrap().0;
@@ -284,6 +311,16 @@ impl Model {
         }
     }
 
+    /// The same for some sectors: an atomic write of a durable layer is on the medium when it returns.
+    fn settle_range(&mut self, first: u64, count: u64) {
+        for world in &mut self.worlds {
+            for versions in &mut world[first as usize..(first + count) as usize] {
+                let last = versions.iter().rposition(|(_, sure)| *sure).unwrap_or(0);
+                versions.drain(..last);
+            }
+        }
+    }
+
     pub(crate) fn apply(&mut self, me: usize, what: What, sure: bool, kill: bool) {
         match what {
             What::Write {
@@ -292,6 +329,17 @@ impl Model {
                 count,
                 tag,
             } if layer == me => self.put(first, count, tag, sure),
+            What::Atomic {
+                layer,
+                first,
+                count,
+                tag,
+            } if layer == me => {
+                self.put(first, count, tag, sure);
+                if sure {
+                    self.settle_range(first, count);
+                }
+            }
             What::Unmap {
                 layer,
                 first,
@@ -345,6 +393,32 @@ pub(crate) fn model_at(events: &[Event], me: usize, moment: usize, kill: bool) -
     model
 }
 
+/// The atomic write under way at a moment is there whole or not at all.
+pub(crate) fn check_atomic(store: &LayerStore, events: &[Event], moment: usize) -> Outcome<()> {
+    for event in events {
+        let What::Atomic {
+            layer,
+            first,
+            count,
+            tag,
+        } = event.what
+        else {
+            continue;
+        };
+        if event.start > moment || event.end <= moment {
+            continue;
+        }
+        let volume = volume(store, layer).map_err(|e| e.to_string())?;
+        let found = contents(&volume, layer)?;
+        let range = &found[first as usize..(first + count) as usize];
+        let new = range.iter().filter(|here| **here == tag).count();
+        if new != 0 && new != range.len() {
+            return Err(format!("torn: {new} of {count} sectors are new: {range:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// The tag of every sector, or what is wrong with one.
 pub(crate) fn contents(volume: &Volume, me: usize) -> Outcome<Vec<u64>> {
     let all = ByteRange::of_sectors(0, SECTORS).unwrap();
@@ -393,7 +467,8 @@ pub(crate) fn check_image(
             "recovery found damage where there is none: {report:?}"
         ));
     }
-    check_store(&store, events, moment, kill)
+    check_store(&store, events, moment, kill)?;
+    check_atomic(&store, events, moment)
 }
 
 pub(crate) fn explain(

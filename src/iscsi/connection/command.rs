@@ -210,7 +210,10 @@ impl Connection {
                 self.reads.push_back((id, range));
             }
             Step::Run(op) => {
-                task.phase = Phase::Running;
+                task.phase = match op {
+                    BlockOp::Sanitize { .. } => Phase::Parked,
+                    _ => Phase::Running,
+                };
                 let lun = task.lun;
                 self.actions.push_back(Output::Run(id, lun, op));
             }

@@ -51,10 +51,25 @@ fn check_range(range: ByteRange) {
 
 fn check_op(op: &BlockOp) {
     match op {
-        BlockOp::Flush => {}
+        BlockOp::Flush | BlockOp::SanitizeForgotten => {}
+        BlockOp::Sanitize { wipe, .. } => {
+            let passes = match wipe {
+                Wipe::Erase => 1,
+                Wipe::Overwrite { passes, .. } => *passes,
+            };
+            assert!((1..=31).contains(&passes));
+        }
+        BlockOp::Copy { moves, .. } => {
+            for one in moves {
+                check_range(one.from);
+                check_range(one.to);
+                assert_eq!(one.from.len(), one.to.len());
+            }
+        }
         BlockOp::Unmap { ranges, .. } => ranges.iter().copied().for_each(check_range),
         BlockOp::Read(range)
         | BlockOp::Write { range, .. }
+        | BlockOp::WriteAtomic { range, .. }
         | BlockOp::WriteSame { range, .. }
         | BlockOp::Compare { range, .. }
         | BlockOp::WriteCompare { range }
@@ -69,7 +84,7 @@ fn check_reply(cdb: &[u8], reply: &Reply) {
         status::GOOD => assert!(reply.sense.is_none()),
         status::CHECK_CONDITION => {
             let (key, _, _) = code(reply);
-            assert!(matches!(key, 5 | 6 | 7 | 0xE), "{cdb:02x?} {key}");
+            assert!(matches!(key, 2 | 5 | 6 | 7 | 0xA | 0xE), "{cdb:02x?} {key}");
         }
         status::RESERVATION_CONFLICT => assert!(reply.sense.is_none() && reply.data.is_empty()),
         other => panic!("status {other:02x} for {cdb:02x?}"),
@@ -102,10 +117,17 @@ proptest! {
     fn no_sequence_of_commands_breaks_the_unit(
         commands in vec((0..3u64, cdbs(), data_outs(), any::<bool>()), 1..60),
     ) {
-        let mut bench = Bench::new();
+        // One that has every command.
+        let mut bench = with_traits(Traits {
+            removable: true,
+            sanitize: true,
+            ..Traits::default()
+        });
         for (nexus, cdb, out, resets) in commands {
             let nexus = NexusId(nexus + 1);
             check_want(&mut bench, nexus, &cdb);
+            // What the look ahead began is not carried out.
+            bench.lu.sanitize_ended(true);
             let reply = bench.run(nexus, &cdb, &out);
             check_reply(&cdb, &reply);
             bench.ops.drain(..).for_each(|op| check_op(&op));

@@ -5,6 +5,14 @@ use super::*;
 
 type Cause = fn(&mut Bench) -> Reply;
 
+/// Another kind of disk than the bench's.
+const SMALL_BLOCKS: Traits = Traits {
+    removable: false,
+    read_only: false,
+    small_blocks: true,
+    sanitize: false,
+};
+
 /// The unit's word on a READ that ended so.
 fn after(bench: &mut Bench, outcome: Outcome) -> Reply {
     bench.lu.done(A, &cdb10(0x28, 0, 0, 1), outcome)
@@ -140,7 +148,10 @@ const SENSES: [(&str, (u8, u8, u8), Cause); 24] = [
     }),
     ("write protected", (7, 0x27, 0), |b| {
         *b = Bench::with(LuConfig {
-            read_only: true,
+            traits: Traits {
+                read_only: true,
+                ..Traits::default()
+            },
             ..config()
         });
         b.run(A, &cdb10(0x2A, 0, 0, 1), &[1; 512])
@@ -230,7 +241,7 @@ const ATTENTIONS: [((u8, u8), [bool; 3], Event); 14] = [
         b.lu.announce(News::Capacity);
     }),
     ((0x3F, 3), [true, true, true], |b| {
-        b.lu.announce(News::Inquiry);
+        b.lu.set_traits(SMALL_BLOCKS);
     }),
     ((0x3F, 0x0E), [true, true, true], |b| {
         b.lu.announce(News::Luns);
@@ -281,14 +292,11 @@ fn a_unit_attention_comes_before_a_reservation_conflict_and_all_else() {
 #[test]
 fn attentions_of_all_kinds_wait_in_their_order() {
     let mut bench = Bench::new();
-    let all = [
-        News::Capacity,
-        News::Inquiry,
-        News::SpaceThreshold,
-        News::Luns,
-    ];
+    let rest = [News::SpaceThreshold, News::Luns];
     for _ in 0..3 {
-        all.iter().for_each(|news| bench.lu.announce(*news));
+        bench.lu.announce(News::Capacity);
+        bench.lu.set_traits(SMALL_BLOCKS);
+        rest.iter().for_each(|news| bench.lu.announce(*news));
     }
     bench.lu.cleared_by_another(B);
     // REPORT LUNS is itself what 3F/0E asks for, and runs past the others.

@@ -423,7 +423,10 @@ fn failures_of_the_volume_have_their_sense() {
 #[test]
 fn a_read_only_disk_refuses_every_change() {
     let mut bench = Bench::with(LuConfig {
-        read_only: true,
+        traits: Traits {
+            read_only: true,
+            ..Traits::default()
+        },
         ..config()
     });
     let mut all = vec![

@@ -11,7 +11,7 @@ fn inquiry(evpd: u8, page: u8, alloc: u16) -> [u8; 6] {
 fn standard_inquiry_is_a_fixed_disk_of_this_vendor() {
     let data = Bench::new().good(&inquiry(0, 0, 255));
     assert_eq!(data.len(), 96);
-    assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0, 0, 2]);
+    assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 8, 0, 2]);
     assert_eq!(&data[8..36], b"REVEILLEVirtual disk    1   ");
     assert_eq!(data[58..66], [0, 0xA0, 9, 0x60, 4, 0x60, 4, 0xC0]);
 }
@@ -42,7 +42,7 @@ fn every_listed_page_is_there_and_the_list_ascends() {
     assert_eq!(
         list,
         [
-            0, 0, 0, 9, 0, 0x80, 0x83, 0x86, 0x87, 0x88, 0xB0, 0xB1, 0xB2
+            0, 0, 0, 10, 0, 0x80, 0x83, 0x86, 0x87, 0x88, 0x8F, 0xB0, 0xB1, 0xB2
         ]
     );
     for &page in &list[4..] {
@@ -170,13 +170,14 @@ fn block_limits_say_what_is_accepted() {
     let data = Bench::new().good(&inquiry(1, 0xB0, 255));
     let word = |at: usize| u32::from_be_bytes(data[at..at + 4].try_into().unwrap());
     assert_eq!(data.len(), 64);
-    assert_eq!(data[4..8], [1, 255, 0, 8]);
+    assert_eq!(data[4..8], [0, 255, 0, 8]);
     assert_eq!(word(8), 8192);
     assert_eq!(word(12), 0);
     assert_eq!((word(20), word(24)), (1_048_576, 256));
     assert_eq!((word(28), word(32)), (8, 0x8000_0000));
-    assert_eq!((word(36), word(40)), (0, 65_536));
-    assert_eq!(data[44..], [0; 20]);
+    assert_eq!((word(36), word(40)), (0, 2_097_152));
+    assert_eq!(word(44), 256);
+    assert_eq!(data[48..], [0; 16]);
 }
 
 #[test]

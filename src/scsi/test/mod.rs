@@ -1,15 +1,19 @@
 //! Whole commands: bytes in, bytes out, against a disk in memory that does what the block operations say.
 
 mod any_cdb;
+mod atomic;
 mod attentions;
 mod blocks;
+mod copies;
 mod durable;
 mod identity;
 mod modes;
 mod probes;
 mod provisioning;
+mod removal;
 mod reports;
 mod reservations;
+mod sanitizing;
 
 use crate::units::{BLOCK_BYTES, ByteRange};
 
@@ -32,7 +36,7 @@ fn config() -> LuConfig {
         naa,
         target_name: "iqn.2026-11.internal.reveille:node001".into(),
         write_back: true,
-        read_only: false,
+        traits: Traits::default(),
         lun: 0,
         luns: vec![0],
     }
@@ -170,7 +174,35 @@ impl Bench {
                 return (Outcome::Data { len: range.len() }, bytes);
             }
             BlockOp::Flush => {}
-            BlockOp::Write { range, .. } | BlockOp::WriteCompare { range } => {
+            BlockOp::SanitizeForgotten => {}
+            BlockOp::Sanitize { wipe, .. } => {
+                self.wipe(wipe);
+                self.lu.sanitize_ended(true);
+            }
+            BlockOp::Copy {
+                moves,
+                list,
+                segments,
+                ..
+            } => {
+                for one in moves {
+                    self.disk.copy_within(span(one.from), span(one.to).start);
+                    self.map(one.to, true);
+                }
+                let (list, segments) = (*list, *segments);
+                let failure = None;
+                return (
+                    Outcome::Copied {
+                        list,
+                        segments,
+                        failure,
+                    },
+                    Vec::new(),
+                );
+            }
+            BlockOp::Write { range, .. }
+            | BlockOp::WriteAtomic { range, .. }
+            | BlockOp::WriteCompare { range } => {
                 self.disk[span(*range)].copy_from_slice(&data[..span(*range).len()]);
                 self.map(*range, true);
             }
@@ -211,6 +243,21 @@ impl Bench {
             }
         }
         (Outcome::Done, Vec::new())
+    }
+
+    fn wipe(&mut self, wipe: &Wipe) {
+        match wipe {
+            Wipe::Erase => {
+                self.disk.fill(0);
+                self.mapped.fill(false);
+            }
+            Wipe::Overwrite { pattern, .. } => {
+                for chunk in self.disk.chunks_mut(512) {
+                    chunk.copy_from_slice(&pattern[..]);
+                }
+                self.mapped.fill(true);
+            }
+        }
     }
 
     fn compare(&self, range: ByteRange, wanted: &[u8]) -> Outcome {
@@ -283,6 +330,11 @@ const LIST_LENGTH: (u8, u8, u8) = (5, 0x1A, 0);
 const LIST_FIELD: (u8, u8, u8) = (5, 0x26, 0);
 
 const TEST_READY: [u8; 6] = [0; 6];
+
+/// A disk with one trait.
+fn with_traits(traits: Traits) -> Bench {
+    Bench::with(LuConfig { traits, ..config() })
+}
 
 /// A 10-byte CDB of the form opcode, flags, LBA, length.
 fn cdb10(opcode: u8, flags: u8, lba: u32, len: u16) -> [u8; 10] {

@@ -5,9 +5,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::core::{Core, map_entries};
+use super::core::{Core, map_entries, redo_entries};
 use super::entry::{Entry, Header, Row, VERSION};
 use super::frame::{Log, Role};
+use super::write as exclusive;
 use super::{DIR, journal, lock};
 use crate::store::disk::Disk;
 use crate::store::{ErrorKind, Result};
@@ -22,6 +23,7 @@ pub(super) fn write(core: &Core) -> Result<()> {
     let mut last = lock(&core.checkpointed);
     let generation_next = core.generation_next.load(Ordering::Relaxed);
     let (epoch, rows) = {
+        let _no_atomics = exclusive(&core.atomics);
         let mut active = core.journal.active();
         core.journal.rotate(&mut active, generation_next)?;
         (active.log.epoch, core.durable_rows())
@@ -64,6 +66,7 @@ pub(super) fn save(
             let (layer, generation) = (row.facts.layer, row.facts.generation);
             batch.push(Entry::Layer(row.facts));
             batch.extend(map_entries(layer, generation, row.map));
+            batch.extend(redo_entries(layer, generation, row.redos));
             if batch.len() >= BATCH_ENTRIES {
                 put(&batch)?;
                 batch.clear();

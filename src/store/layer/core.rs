@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use super::driver::Signal;
-use super::entry::{Entry, Row};
+use super::entry::{Entry, Redo, Row};
 use super::journal::Journal;
 use super::map::{BlockMap, BlockState};
 use super::soft::Soft;
@@ -32,6 +32,9 @@ pub(in crate::store) struct Core {
     pub(super) trash: Mutex<Vec<String>>,
     /// Layers with an open data file, the longest open first.
     pub(super) open_files: Mutex<VecDeque<Weak<Layer>>>,
+    /// Shared by atomic writes from their redo record to its end. Who begins a new soft log or a checkpoint
+    /// holds it alone: neither may begin between a redo record and the write that it stands for.
+    pub(super) atomics: RwLock<()>,
 }
 
 impl Core {
@@ -99,6 +102,7 @@ impl Core {
 
     /// Begins a new soft log with what memory knows beyond the journal.
     pub(super) fn rewrite_soft(&self) -> Result<()> {
+        let _no_atomics = write(&self.atomics);
         let mut soft = lock(&self.soft);
         let snapshot: Vec<Vec<Entry>> = self
             .all()
@@ -118,8 +122,11 @@ impl Core {
             }
             state.journal_knows |= state.is_durable();
             let facts = layer.facts(&state);
-            let map = state.durable_map();
-            rows.push(Row { facts, map });
+            let mut row = Row::new(facts, state.durable_map());
+            if state.is_durable() {
+                row.redos = state.redos.iter().map(|open| open.redo.clone()).collect();
+            }
+            rows.push(row);
         }
         rows
     }
@@ -241,8 +248,23 @@ fn soft_rows(layer: &Layer) -> Option<Vec<Entry>> {
         rows.extend(changes);
     } else {
         rows.extend(map_entries(id, generation, state.map.clone()));
+        let redos = state.redos.iter().map(|open| open.redo.clone());
+        rows.extend(redo_entries(id, generation, redos));
     }
     Some(rows)
+}
+
+/// The entries that say which atomic writes may be half done.
+pub(super) fn redo_entries(
+    layer: LayerId,
+    generation: u64,
+    redos: impl IntoIterator<Item = Redo>,
+) -> impl Iterator<Item = Entry> {
+    redos.into_iter().map(move |redo| Entry::Redo {
+        layer,
+        generation,
+        redo,
+    })
 }
 
 /// The entries that say a whole map.

@@ -1,15 +1,16 @@
 //! What the logs say: entries, their bytes (`docs/formats/layer.md`), and the table they add up to. Pure.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
-use super::map::{BlockMap, BlockState, Span};
+use super::map::{BlockMap, BlockState, Span, span};
 use crate::store::{Durability, ImageId, LayerId};
-use crate::units::BLOCK_BYTES;
+use crate::units::{BLOCK_BYTES, ByteRange};
 
-/// Version of all formats of the layers.
-pub(super) const VERSION: u8 = 1;
+/// Version of all formats of the layers. 2 has redo records; files of 1 are read as they are.
+pub(super) const VERSION: u8 = 2;
 
 const PAD: u8 = 0;
 const HEADER: u8 = 1;
@@ -22,6 +23,8 @@ const PRESENT_MAP: u8 = 7;
 const ZERO_MAP: u8 = 8;
 const DAMAGED: u8 = 9;
 const END: u8 = 10;
+const REDO: u8 = 11;
+const RETIRE: u8 = 12;
 
 const FLAG_BORN: u8 = 1;
 const FLAG_VOLATILE: u8 = 2;
@@ -60,6 +63,23 @@ pub(super) struct Facts {
     pub(super) damaged: bool,
 }
 
+/// The bytes of an atomic write, whole blocks wherever the layer had none of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Redo {
+    /// Where in the data file, and on the disk.
+    pub(in crate::store) offset: u64,
+    /// What belongs there.
+    pub(in crate::store) data: Arc<[u8]>,
+}
+
+impl Redo {
+    /// The blocks it touches.
+    pub(super) fn span(&self) -> Option<Span> {
+        let range = ByteRange::new(self.offset, self.data.len() as u64)?;
+        span(&range.blocks())
+    }
+}
+
 /// One statement of a log.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Entry {
@@ -94,6 +114,18 @@ pub(super) enum Entry {
         layer: LayerId,
         generation: u64,
     },
+    /// An atomic write that may be half done in the data file: recovery writes it whole.
+    Redo {
+        layer: LayerId,
+        generation: u64,
+        redo: Redo,
+    },
+    /// The atomic write at this byte is whole in the data file (or was taken back): no redo any more.
+    Retire {
+        layer: LayerId,
+        generation: u64,
+        offset: u64,
+    },
     /// The snapshot is complete; so many layers were in it.
     End {
         layers: u32,
@@ -110,7 +142,9 @@ impl Entry {
             | Self::Map { layer, .. }
             | Self::Reset { layer, .. }
             | Self::Remove { layer, .. }
-            | Self::Damaged { layer, .. } => Some(*layer),
+            | Self::Damaged { layer, .. }
+            | Self::Redo { layer, .. }
+            | Self::Retire { layer, .. } => Some(*layer),
         }
     }
 
@@ -169,6 +203,25 @@ impl Entry {
             Self::Reset { layer, generation } => named(out, RESET, *layer, *generation),
             Self::Remove { layer, generation } => named(out, REMOVE, *layer, *generation),
             Self::Damaged { layer, generation } => named(out, DAMAGED, *layer, *generation),
+            Self::Redo {
+                layer,
+                generation,
+                redo,
+            } => {
+                named(out, REDO, *layer, *generation);
+                out.extend_from_slice(&redo.offset.to_le_bytes());
+                let len = u32::try_from(redo.data.len()).expect("bounded by ATOMIC_BYTES_MAX");
+                out.extend_from_slice(&len.to_le_bytes());
+                out.extend_from_slice(&redo.data);
+            }
+            Self::Retire {
+                layer,
+                generation,
+                offset,
+            } => {
+                named(out, RETIRE, *layer, *generation);
+                out.extend_from_slice(&offset.to_le_bytes());
+            }
             Self::End { layers } => {
                 out.push(END);
                 out.extend_from_slice(&layers.to_le_bytes());
@@ -286,6 +339,25 @@ fn decode(bytes: &mut &[u8]) -> Option<Entry> {
         RESET => Entry::Reset { layer, generation },
         REMOVE => Entry::Remove { layer, generation },
         DAMAGED => Entry::Damaged { layer, generation },
+        REDO => {
+            let offset = take_u64(bytes)?;
+            let len = usize::try_from(take_u32(bytes)?).ok()?;
+            let (data, rest) = bytes.split_at_checked(len)?;
+            *bytes = rest;
+            Entry::Redo {
+                layer,
+                generation,
+                redo: Redo {
+                    offset,
+                    data: data.into(),
+                },
+            }
+        }
+        RETIRE => Entry::Retire {
+            layer,
+            generation,
+            offset: take_u64(bytes)?,
+        },
         _ => return None,
     })
 }
@@ -317,6 +389,18 @@ fn decode_facts(bytes: &mut &[u8], layer: LayerId, generation: u64) -> Option<En
 pub(super) struct Row {
     pub(super) facts: Facts,
     pub(super) map: BlockMap,
+    /// Atomic writes that are not known to be whole, in their order.
+    pub(super) redos: Vec<Redo>,
+}
+
+impl Row {
+    pub(super) fn new(facts: Facts, map: BlockMap) -> Self {
+        Self {
+            facts,
+            map,
+            redos: Vec::new(),
+        }
+    }
 }
 
 /// What all entries of a log add up to.
@@ -382,6 +466,29 @@ impl Table {
                     self.rows.remove(&layer);
                 }
             }
+            Entry::Redo {
+                layer,
+                generation,
+                redo,
+            } => {
+                if let Some(row) = self.row(layer, generation)
+                    && redo
+                        .span()
+                        .is_some_and(|span| fits(&row.facts, *span.end()))
+                {
+                    row.redos.retain(|old| old.offset != redo.offset);
+                    row.redos.push(redo);
+                }
+            }
+            Entry::Retire {
+                layer,
+                generation,
+                offset,
+            } => {
+                if let Some(row) = self.row(layer, generation) {
+                    row.redos.retain(|old| old.offset != offset);
+                }
+            }
             Entry::Damaged { layer, generation } => {
                 self.apply_facts(unborn(layer, generation, false));
                 if let Some(row) = self.rows.get_mut(&layer)
@@ -403,8 +510,8 @@ impl Table {
                 row.facts.damaged |= facts.damaged;
             }
             _ => {
-                let map = BlockMap::default();
-                self.rows.insert(facts.layer, Row { facts, map });
+                let row = Row::new(facts, BlockMap::default());
+                self.rows.insert(facts.layer, row);
             }
         }
     }
@@ -472,6 +579,19 @@ mod test {
                 set: (4..6).collect(),
             },
             Entry::Damaged { layer, generation },
+            Entry::Redo {
+                layer,
+                generation,
+                redo: Redo {
+                    offset: 512,
+                    data: vec![7; 1024].into(),
+                },
+            },
+            Entry::Retire {
+                layer,
+                generation,
+                offset: 512,
+            },
             Entry::Reset { layer, generation },
             Entry::Remove { layer, generation },
             Entry::End { layers: 4 },

@@ -10,6 +10,8 @@
 //!   start -- newest checkpoint -- journal -- soft log, if the host is still up -- maps
 //! ```
 //!
+//! An atomic write is logged whole before it is begun in place, and retired when it is whole there.
+//!
 //! **Never presence before data**: a record says a block is present only after its data is where the record
 //! will survive. Formats and the reasons for every order are in `docs/formats/layer.md`.
 //!
@@ -22,6 +24,7 @@
 //! What this room never does: move a layer to another image (`engines`: its file system would mix two
 //! histories), write into an image, or tell the time.
 
+mod atomic;
 mod checkpoint;
 mod core;
 mod driver;
@@ -40,7 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 pub(in crate::store) use self::core::Core;
 use self::driver::{Driver, Signal};
-pub(in crate::store) use self::entry::Birth;
+pub(in crate::store) use self::entry::{Birth, Redo};
 use self::journal::Journal;
 use self::recovery::recover;
 use super::disk::Disk;
@@ -163,6 +166,7 @@ impl LayerStore {
             due: AtomicBool::new(false),
             trash: Mutex::new(found.trash),
             open_files: Mutex::new(VecDeque::new()),
+            atomics: RwLock::new(()),
             options,
         });
         // The old soft log goes only when the new one stands.

@@ -4,11 +4,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::entry::{Birth, Entry, Header, Row, Table, VERSION, unborn};
+use super::entry::{Birth, Entry, Header, Redo, Row, Table, VERSION, unborn};
 use super::frame::{Cursor, Log, Mark, Role, read_all};
-use super::map::Undo;
+use super::map::{BlockState, Undo};
 use super::soft::Soft;
-use super::state::{Layer, State};
+use super::state::{Layer, State, data_path};
 use super::{Boot, DATA_DIR, DIR, Options, Recovery, checkpoint, journal, soft};
 use crate::store::disk::{Disk, OpenMode};
 use crate::store::{Durability, Error, ErrorKind, LayerId, Result};
@@ -66,11 +66,14 @@ pub(super) fn recover(disk: &Arc<dyn Disk>, boot: Boot, options: &Options) -> Re
     disk.create_dir(DATA_DIR)?;
     let found = find(&**disk)?;
     let mut report = Recovery::default();
-    let (durable, mut log, checkpointed) = read_journals(&**disk, &found, options, &mut report)?;
+    let (mut durable, mut log, checkpointed) =
+        read_journals(&**disk, &found, options, &mut report)?;
     let (entries, same_boot) = read_soft(&**disk, &found, boot, &mut report)?;
     let mut now = present_state(&durable, entries, same_boot, &mut report);
+    let finished = finish_atomics(&**disk, &mut durable, &mut now, &mut report)?;
     let files = data_files(&**disk, &mut now)?;
-    let fixups = overruled(&durable, &now);
+    let mut fixups = overruled(&durable, &now);
+    fixups.extend(finished);
     if !fixups.is_empty() {
         // The soft log alone does not survive a power cut, and files are removed on the word of it.
         let mark = log.append(&fixups)?;
@@ -154,9 +157,9 @@ fn replay<'a>(
             let entry = entry
                 .map_err(|()| corrupt(format!("{role:?} {epoch}: an entry of no known kind")))?;
             match &entry {
-                Entry::Header(h) if h.version != VERSION => {
+                Entry::Header(h) if h.version > VERSION => {
                     let why = format!(
-                        "{role:?} {epoch} has format {}; this program reads {VERSION}",
+                        "{role:?} {epoch} has format {}; this program reads up to {VERSION}",
                         h.version
                     );
                     return Err(Error::new(ErrorKind::NewerVersion, why));
@@ -386,6 +389,8 @@ fn suspect(table: &mut Table, entry: &Entry) {
         | Entry::Map { generation, .. }
         | Entry::Reset { generation, .. }
         | Entry::Remove { generation, .. }
+        | Entry::Redo { generation, .. }
+        | Entry::Retire { generation, .. }
         | Entry::Damaged { generation, .. } => *generation,
         Entry::Header(_) | Entry::End { .. } => return,
     };
@@ -411,6 +416,7 @@ fn repair(disk: &dyn Disk, found: &Found, options: &Options, table: &Table) -> R
         ..Header::default()
     };
     let log = journal::begin(disk, epoch, header, options.journal_step)?;
+    // With the atomic writes that are still to be finished.
     let rows: Vec<Row> = table.rows.values().cloned().collect();
     checkpoint::save(disk, epoch, rows, table.generation_next)?;
     let journals = found.journals.iter().map(|epoch| journal::path(*epoch));
@@ -511,8 +517,8 @@ fn present_state(
         for layer in lost {
             let facts = unborn(layer, now.generation_next, true);
             now.generation_next += 1;
-            let map = super::map::BlockMap::default();
-            now.rows.insert(layer, Row { facts, map });
+            let row = Row::new(facts, super::map::BlockMap::default());
+            now.rows.insert(layer, row);
         }
     }
     let lost = now
@@ -523,6 +529,63 @@ fn present_state(
     report.lost_volatile = lost.collect();
     report.lost_volatile.sort_unstable();
     now
+}
+
+/// Writes what atomic writes left half done whole into the data files, durably, and gives what the journal
+/// must learn of it. Their blocks were locked when the head ended, so nothing newer can lie there.
+fn finish_atomics(
+    disk: &dyn Disk,
+    durable: &mut Table,
+    now: &mut Table,
+    report: &mut Recovery,
+) -> Result<Vec<Entry>> {
+    let mut learned = Vec::new();
+    for (id, row) in &mut now.rows {
+        let generation = row.facts.generation;
+        for redo in std::mem::take(&mut row.redos) {
+            let Some(span) = redo.span().filter(|_| !row.facts.damaged) else {
+                continue;
+            };
+            if let Err(e) = redo_whole(disk, &data_path(*id, generation), &redo) {
+                report.notes.push(format!(
+                    "layer {id}: an atomic write could not be finished: {e}"
+                ));
+                row.facts.damaged = true;
+                continue;
+            }
+            row.map.set(span.clone(), BlockState::Present);
+            if is_volatile(row.facts.birth) {
+                continue;
+            }
+            if let Some(old) = durable.rows.get_mut(id)
+                && old.facts.generation == generation
+            {
+                old.map.set(span.clone(), BlockState::Present);
+            }
+            learned.push(Entry::Blocks {
+                layer: *id,
+                generation,
+                state: BlockState::Present,
+                span,
+            });
+            learned.push(Entry::Retire {
+                layer: *id,
+                generation,
+                offset: redo.offset,
+            });
+        }
+    }
+    Ok(learned)
+}
+
+fn redo_whole(disk: &dyn Disk, path: &str, redo: &Redo) -> Result<()> {
+    let file = match disk.open(path, OpenMode::ReadWrite) {
+        Err(e) if e.kind() == ErrorKind::NotFound => disk.open(path, OpenMode::CreateNew)?,
+        file => file?,
+    };
+    file.write_at(redo.offset, &redo.data)?;
+    file.sync()?;
+    disk.sync_dir(DATA_DIR)
 }
 
 type DataFile = (u32, u64, String);

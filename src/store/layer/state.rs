@@ -1,10 +1,10 @@
 //! One layer in memory: its maps, its file, and the rules by which they change.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 
 use super::core::Core;
-use super::entry::{Birth, Entry, Facts};
+use super::entry::{Birth, Entry, Facts, Redo};
 use super::journal::Outcome;
 use super::map::{BlockMap, BlockState, Span, Undo};
 use super::range_lock::RangeLock;
@@ -14,7 +14,8 @@ use crate::store::volume::Volume;
 use crate::store::{Durability, Error, ErrorKind, LayerId, Result};
 use crate::units::BLOCK_BYTES;
 
-/// A layer and its locks. Order of taking: `handle`, `ranges`, `flush`, `make`, the soft log, `state`.
+/// A layer and its locks. Order of taking: `handle`, `ranges`, the store's `atomics`, `flush`, `make`, the
+/// soft log, `state`.
 #[derive(Debug)]
 pub(in crate::store) struct Layer {
     pub(in crate::store) id: LayerId,
@@ -29,6 +30,9 @@ pub(in crate::store) struct Layer {
     state: RwLock<State>,
     // Used since the closer of idle files looked last.
     touched: AtomicBool,
+    /// Atomic writes begun and ended: a reader that sees no difference saw none of them half done.
+    pub(super) atomics_begun: AtomicU64,
+    pub(super) atomics_ended: AtomicU64,
 }
 
 /// What is true of a layer now.
@@ -62,6 +66,18 @@ pub(in crate::store) struct State {
     pub(super) removed: bool,
     /// Files of earlier generations that go when the reset is durable.
     pub(super) old_files: Vec<String>,
+    /// Atomic writes whose redo record is not retired.
+    pub(super) redos: Vec<OpenRedo>,
+}
+
+/// An atomic write between its redo record and its retirement.
+#[derive(Clone, Debug)]
+pub(super) struct OpenRedo {
+    pub(super) redo: Redo,
+    /// The data file holds it whole (or holds again what was there): the next flush retires it.
+    pub(super) settled: bool,
+    /// The flush in progress retires it.
+    pub(super) retiring: bool,
 }
 
 impl State {
@@ -130,6 +146,8 @@ impl Layer {
             make: Mutex::default(),
             state: RwLock::new(state),
             touched: AtomicBool::new(false),
+            atomics_begun: AtomicU64::new(0),
+            atomics_ended: AtomicU64::new(0),
         }
     }
 
@@ -361,6 +379,15 @@ impl Layer {
                 .iter()
                 .map(|(to, span)| self.blocks(state.generation, *to, span)),
         );
+        let generation = state.generation;
+        for open in state.redos.iter_mut().filter(|open| open.settled) {
+            open.retiring = true;
+            entries.push(Entry::Retire {
+                layer: self.id,
+                generation,
+                offset: open.redo.offset,
+            });
+        }
         state.naming = !entries.is_empty() && state.file_exists && !state.name_durable;
         Ok(Some((dirty, entries, state.naming)))
     }
@@ -369,9 +396,16 @@ impl Layer {
     pub(super) fn settle(&self, outcome: &Outcome) {
         let mut guard = self.state_mut();
         let state = &mut *guard;
+        if !matches!(outcome, Outcome::Done) {
+            state
+                .redos
+                .iter_mut()
+                .for_each(|open| open.retiring = false);
+        }
         match outcome {
             Outcome::Done => {
                 state.flushing = Undo::default();
+                state.redos.retain(|open| !open.retiring);
                 state.birth_durable = true;
                 state.name_durable |= state.naming;
             }
