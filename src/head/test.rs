@@ -42,6 +42,7 @@ impl Bench {
         self.head = None;
         let options = HeadOptions {
             host_boot_id: Some(self.host_boot.clone()),
+            ..HeadOptions::default()
         };
         let head = Head::open(&self.top.path().join("state"), &options);
         self.head = Some(head.unwrap());

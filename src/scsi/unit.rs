@@ -38,7 +38,7 @@ pub(super) fn start_stop(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     Ok(Step::Run(BlockOp::Flush))
 }
 
-/// PREVENT ALLOW MEDIUM REMOVAL (SPC-4 6.17): always true of a disk that cannot be removed, so nothing is
+/// PREVENT ALLOW MEDIUM REMOVAL (SBC-3 5.10): always true of a disk that cannot be removed, so nothing is
 /// kept.
 pub(super) fn prevent_allow(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let prevent = call.cdb.byte(4) & 0x03;
