@@ -617,7 +617,9 @@ fn a_refusal_to_enter_reaches_the_initiator() {
         status,
         why: "no room".into(),
     };
-    assert_eq!(run(refused(0x0302)), (0x0302, 0, 0));
+    for status in [0x0203, 0x0301, 0x0302] {
+        assert_eq!(run(refused(status)), (status, 0, 0));
+    }
     assert_eq!(
         run(refused(0)),
         (0x0300, 0, 0),

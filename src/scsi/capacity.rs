@@ -1,4 +1,4 @@
-//! READ CAPACITY(10), (16) and GET LBA STATUS (SBC-3 5.6, 5.15, 5.16).
+//! READ CAPACITY(10), (16) and GET LBA STATUS (SBC-3 5.4, 5.15, 5.16).
 
 use crate::limits::{EXTENT_BYTES_MAX, EXTENTS_MAX};
 use crate::units::{BLOCK_BYTES, ByteRange, SECTOR_BYTES};

@@ -32,7 +32,7 @@ pub(super) enum Access {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) name: &'static str,
-    /// CDB usage data (SPC-4 6.31.3): opcode, then a mask of the bits that count.
+    /// CDB usage data (SPC-4 6.35.3): opcode, then a mask of the bits that count.
     /// Where there is a service action, it stands in the low bits of byte 1.
     mask: [u8; 16],
     /// Length of the CDB and of its usage data.

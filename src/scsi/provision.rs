@@ -1,4 +1,4 @@
-//! Giving space back, and filling: UNMAP, WRITE SAME(10), (16) (SBC-3 4.7, 5.28, 5.42).
+//! Giving space back, and filling: UNMAP, WRITE SAME(10), (16) (SBC-3 4.7, 5.28, 5.43).
 
 use crate::limits::{UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX, WRITE_SAME_BLOCKS_MAX};
 use crate::units::{ByteRange, SECTOR_BYTES};

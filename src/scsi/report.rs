@@ -73,10 +73,10 @@ const CTDP_ONE: u8 = 0x80;
 const SUPPORT_NO: u8 = 1;
 const SUPPORT_YES: u8 = 3;
 
-/// A command timeouts descriptor that states no times (SPC-4 6.31.4).
+/// A command timeouts descriptor that states no times (SPC-4 6.35.4).
 const TIMEOUTS: [u8; 12] = [0, 0x0A, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// REPORT SUPPORTED OPERATION CODES (SPC-4 6.31), printed from the table that dispatches.
+/// REPORT SUPPORTED OPERATION CODES (SPC-4 6.35), printed from the table that dispatches.
 pub(super) fn opcodes(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     let timeouts = cdb.has(2, 0x80);
@@ -146,7 +146,7 @@ fn one_opcode(row: Option<&Command>, timeouts: bool) -> Vec<u8> {
 /// ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET RESET.
 const TASK_FUNCTIONS: u8 = 0x80 | 0x40 | 0x10 | 0x08 | 0x02;
 
-/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 6.32).
+/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 6.36).
 pub(super) fn task_functions(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     if call.cdb.u32(6) < 4 {
         return Err(Sense::cdb_field(6, None).into());

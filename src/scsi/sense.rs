@@ -102,8 +102,6 @@ impl Sense {
     pub const TARGET_FAILURE: Self = Self::new(key::HARDWARE_ERROR, 0x44, 0x00);
     /// iSCSI: data came that nobody allowed, 0B/0C/0C (RFC 7143 11.4.7.2).
     pub const UNEXPECTED_UNSOLICITED_DATA: Self = Self::new(key::ABORTED_COMMAND, 0x0C, 0x0C);
-    /// iSCSI: less unsolicited data came than announced, 0B/0C/0D (RFC 7143 11.4.7.2).
-    pub const NOT_ENOUGH_UNSOLICITED_DATA: Self = Self::new(key::ABORTED_COMMAND, 0x0C, 0x0D);
     /// iSCSI: a data digest is wrong, 0B/47/05 (RFC 7143 11.4.7.2).
     pub const PROTOCOL_CRC_ERROR: Self = Self::new(key::ABORTED_COMMAND, 0x47, 0x05);
     /// DATA PHASE ERROR: Data-Out out of sequence.

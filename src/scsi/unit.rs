@@ -80,7 +80,7 @@ impl LogicalUnit {
     }
 }
 
-/// PREVENT ALLOW MEDIUM REMOVAL (SPC-4 6.17): for each nexus, until it allows it or is lost, or a reset. A disk
+/// PREVENT ALLOW MEDIUM REMOVAL (SBC-3 5.10): for each nexus, until it allows it or is lost, or a reset. A disk
 /// that cannot be removed says GOOD and keeps nothing.
 pub(super) fn prevent_allow(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let prevent = call.cdb.byte(4) & 0x03;

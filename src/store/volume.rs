@@ -58,7 +58,7 @@ pub struct VolumeSpec {
     pub durability: Durability,
 }
 
-/// State of an extent, for GET LBA STATUS (SBC-3 5.6).
+/// State of an extent, for GET LBA STATUS (SBC-3 5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExtentState {
     /// Holds data.
@@ -276,7 +276,7 @@ impl Volume {
         done
     }
 
-    /// ORs `data` into the disk, atomically against every other write (SBC-3 5.14). May block.
+    /// ORs `data` into the disk, atomically against every other write (SBC-3 5.5). May block.
     pub fn or_write(&self, offset: u64, data: &[u8]) -> Result<()> {
         let range = self.range(offset, data.len())?;
         if range.is_empty() {

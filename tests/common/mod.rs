@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 /// Longest time anything here is waited for; reaching it is a failure with a reason, never a pass.
@@ -18,7 +18,7 @@ pub struct TestHead {
     pub dir: tempfile::TempDir,
     child: Option<Child>,
     /// The first line of its stdout comes here.
-    said: Option<mpsc::Receiver<String>>,
+    said: Option<Mutex<mpsc::Receiver<String>>>,
     /// Where its iSCSI listens while it runs.
     pub portal: Option<SocketAddr>,
     /// All addresses where it listens, `portal` first.
@@ -138,13 +138,18 @@ impl TestHead {
             // Keeps the pipe open and empty for as long as the head lives.
             let _ = reader.read_to_string(&mut String::new());
         });
-        self.said = Some(receiver);
+        self.said = Some(Mutex::new(receiver));
         self.child = Some(child);
     }
 
     /// The first line that a head which was begun says, within this time.
     pub fn said(&mut self, within: Duration) -> Option<String> {
-        self.said.as_ref()?.recv_timeout(within).ok()
+        self.said
+            .as_mut()?
+            .get_mut()
+            .unwrap()
+            .recv_timeout(within)
+            .ok()
     }
 
     pub fn pid(&self) -> u32 {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use reveille::iscsi::ops;
-use reveille::scsi::{BlockOp, LogicalUnit, LuConfig, NexusId, Reply, Step};
+use reveille::scsi::{BlockOp, LogicalUnit, LuConfig, NexusId, Reply, Step, Traits};
 use reveille::store::disk::{Disk as Medium, File, OpenMode};
 use reveille::store::disk_crash::{CrashDisk, Random};
 use reveille::store::disk_memory::MemoryDisk;
@@ -92,7 +92,7 @@ fn unit() -> LogicalUnit {
         naa: [0x60; 16],
         target_name: "iqn.2026-11.internal.reveille:n1".into(),
         write_back: true,
-        read_only: false,
+        traits: Traits::default(),
         lun: 0,
         luns: vec![0],
     });
@@ -149,6 +149,7 @@ fn execute(
     match step {
         Step::Reply(reply) => (reply, Vec::new()),
         Step::Data { .. } => panic!("{cdb:02x?} asks for data twice"),
+        Step::Save(_) => panic!("{cdb:02x?} keeps reservations"),
         Step::Run(op) => {
             let Some(op) = spoil(op, fault) else {
                 return (Reply::good(), Vec::new());
