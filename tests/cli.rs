@@ -277,3 +277,36 @@ fn a_killed_import_leaves_nothing_registered() {
     head.good(&["image", "import", &raw, "--name", "big"]);
     assert!(head.good(&["image", "verify", "big"]).contains("is good"));
 }
+
+#[test]
+fn disk_traits_are_words_that_are_set_shown_and_taken_back() {
+    let head = TestHead::new();
+    head.good(&["node", "add", "n[1-2]", "--disk", "removable,512n"]);
+    assert!(
+        head.good(&["node", "show", "n1"])
+            .contains("512n,removable")
+    );
+    let json = head.good(&["node", "show", "n2", "-o", "json"]);
+    assert!(
+        json.contains("\"512n\"") && json.contains("\"removable\""),
+        "{json}"
+    );
+    head.good(&["node", "set", "n1", "--disk", "sanitize"]);
+    assert!(head.good(&["node", "show", "n1"]).contains("sanitize"));
+    head.good(&["node", "set", "n1", "--mode", "persistent"]);
+    assert!(head.good(&["node", "show", "n1"]).contains("sanitize"));
+    head.good(&["node", "set", "n1", "--disk", "default"]);
+    let shown = head.good(&["node", "show", "n1"]);
+    assert!(
+        !shown.contains("sanitize") && shown.contains("default"),
+        "{shown}"
+    );
+    for (words, cause) in [
+        ("removable,4k", "`4k`"),
+        ("read-only,sanitize", "choose one"),
+    ] {
+        let output = head.cli(&["node", "set", "n1", "--disk", words]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(cause), "{said}");
+    }
+}

@@ -155,7 +155,8 @@ fn listed_tests() -> Vec<String> {
 }
 
 /// Disk traits that a suite's tests ask for; all others run on a plain disk. UnmapSingle counts on blocks that it
-/// can unmap one by one.
+/// can unmap one by one. UnmapUntilEnd of WRITE SAME(10) wants a count of zero refused, or else zeros where it
+/// sent FFh with UNMAP=1, which a disk with LBPRZ=1 must write as they are.
 const TRAITS: &[(&str, &str)] = &[
     ("SCSI.NoMedia.", "removable"),
     ("SCSI.PreventAllow.", "removable"),
@@ -163,6 +164,7 @@ const TRAITS: &[(&str, &str)] = &[
     ("SCSI.ReadOnly.", "read-only"),
     ("SCSI.GetLBAStatus.UnmapSingle", "512n"),
     ("SCSI.Sanitize.", "sanitize"),
+    ("SCSI.WriteSame10.UnmapUntilEnd", "wsnz"),
 ];
 
 /// This one wants a sanitize operation that is still at work after 5 seconds, and then sleeps a minute itself.

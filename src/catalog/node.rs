@@ -109,14 +109,17 @@ pub enum DiskTrait {
     ReadOnly,
     /// SANITIZE is allowed.
     Sanitize,
+    /// WRITE SAME of no blocks is refused (WSNZ=1) instead of going to the end of the disk.
+    Wsnz,
 }
 
 impl DiskTrait {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Native512,
         Self::Removable,
         Self::ReadOnly,
         Self::Sanitize,
+        Self::Wsnz,
     ];
 
     /// The word that people and JSON use.
@@ -127,6 +130,7 @@ impl DiskTrait {
             Self::Removable => "removable",
             Self::ReadOnly => "read-only",
             Self::Sanitize => "sanitize",
+            Self::Wsnz => "wsnz",
         }
     }
 
@@ -191,8 +195,8 @@ impl std::str::FromStr for DiskTraits {
             let known = DiskTrait::ALL.into_iter().find(|one| one.as_str() == word);
             known.ok_or_else(|| {
                 format!(
-                    "`{word}` is no trait of a disk; there are `512n`, `removable`, `read-only` and \
-                     `sanitize`, or `default` alone for none"
+                    "`{word}` is no trait of a disk; there are `512n`, `removable`, `read-only`, \
+                     `sanitize` and `wsnz`, or `default` alone for none"
                 )
             })
         };

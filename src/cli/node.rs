@@ -74,7 +74,7 @@ struct Common {
     /// `chain`: replace even an iPXE in their firmware by the head's loader
     #[arg(long, default_value = "auto", value_parser = words(&["auto", "chain"]))]
     loader: String,
-    /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, comma separated
+    /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, wsnz, comma separated
     #[arg(long, value_name = "LIST", default_value = "default")]
     disk: DiskTraits,
     /// Power command with {node}, {mac} and {action} (on, off, cycle)
@@ -129,8 +129,8 @@ pub(super) struct Set {
     /// How their firmware is loaded
     #[arg(long, value_parser = words(&["auto", "chain"]))]
     loader: Option<String>,
-    /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, comma separated; default
-    /// for none. Counts from their next login on
+    /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, wsnz, comma separated;
+    /// default for none. Counts from their next login on
     #[arg(long, value_name = "LIST")]
     disk: Option<DiskTraits>,
     /// Power command; an empty text clears it

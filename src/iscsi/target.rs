@@ -377,6 +377,7 @@ fn traits_of(disk: DiskTraits) -> Traits {
         read_only: disk.has(DiskTrait::ReadOnly),
         small_blocks: disk.has(DiskTrait::Native512),
         sanitize: disk.has(DiskTrait::Sanitize),
+        no_zero_count: disk.has(DiskTrait::Wsnz),
     }
 }
 

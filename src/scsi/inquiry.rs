@@ -271,8 +271,8 @@ fn block_limits(lu: &LogicalUnit) -> Vec<u8> {
         page.splice(at..at + bytes.len(), bytes.iter().copied());
     };
     let swap = u8::try_from(limits::COMPARE_AND_WRITE_BLOCKS_MAX).unwrap_or(u8::MAX);
-    // WSNZ=0: WRITE SAME of no blocks goes to the end of the disk.
-    put(0, &[0x00, swap]);
+    let wsnz = u8::from(lu.config.traits.no_zero_count);
+    put(0, &[wsnz, swap]);
     put(2, &[0, 1 << lu.physical_exponent()]);
     put(4, &limits::TRANSFER_BLOCKS_ADVISED.to_be_bytes());
     put(16, &limits::UNMAP_BLOCKS_MAX.to_be_bytes());

@@ -84,6 +84,8 @@ pub struct Traits {
     pub small_blocks: bool,
     /// SANITIZE is served.
     pub sanitize: bool,
+    /// WSNZ=1: WRITE SAME of no blocks is refused; else it goes to the end of the disk.
+    pub no_zero_count: bool,
 }
 
 /// What a logical unit is. Fixed for its life, but for its traits.

@@ -74,9 +74,13 @@ impl LogicalUnit {
 }
 
 impl LogicalUnit {
-    /// WSNZ=0: no blocks means all from here to the last one (SBC-3 5.42).
+    /// No blocks means all from here to the last one, unless WSNZ=1 (SBC-3 5.42).
     fn same_range(&self, cdb: &Cdb) -> Result<ByteRange, Sense> {
         let (lba, blocks) = cdb.span();
+        if blocks == 0 && self.config.traits.no_zero_count {
+            self.blocks_range(lba, 0)?;
+            return Err(Sense::cdb_field(cdb.length_at(), None));
+        }
         let to_the_end = self.blocks().saturating_sub(lba);
         self.blocks_range(lba, if blocks == 0 { to_the_end } else { blocks })
     }

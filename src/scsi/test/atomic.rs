@@ -76,6 +76,28 @@ fn write_same_of_no_blocks_goes_to_the_end() {
 }
 
 #[test]
+fn a_disk_with_wsnz_refuses_no_blocks() {
+    let mut bench = with_traits(Traits {
+        no_zero_count: true,
+        ..Traits::default()
+    });
+    assert_eq!(bench.good(&[0x12, 1, 0xB0, 0, 255, 0])[4] & 1, 1);
+    assert_eq!(
+        bench.bad_out(&cdb10(0x41, 8, 0, 0), &[0; 512]),
+        ILLEGAL_FIELD
+    );
+    assert_eq!(
+        bench.bad_out(&cdb16(0x93, 0, 0, 0), &[0; 512]),
+        ILLEGAL_FIELD
+    );
+    assert_eq!(
+        bench.bad_out(&cdb16(0x93, 0, BLOCKS + 1, 0), &[0; 512]),
+        OUT_OF_RANGE
+    );
+    bench.good_out(&cdb16(0x93, 0, 0, 1), &[7; 512]);
+}
+
+#[test]
 fn no_blocks_are_too_many_when_the_rest_is_longer_than_the_limit() {
     let blocks = u64::from(crate::limits::WRITE_SAME_BLOCKS_MAX) + 1;
     let mut bench = Bench::with(LuConfig {
