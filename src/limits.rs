@@ -48,8 +48,27 @@ pub const PING_AFTER: Duration = Duration::from_secs(30);
 
 /// Sessions of one initiator name on one target; the oldest idle one goes first.
 pub const SESSIONS_PER_INITIATOR: usize = 8;
-/// Connections that have not logged in yet, whole server.
-pub const UNAUTHENTICATED_MAX: usize = 1024;
+/// Connections that have not logged in yet, whole server: a boot storm of that many nodes in one moment.
+pub const UNAUTHENTICATED_MAX: usize = 4096;
+/// The same of one address: a quarter, so that no single machine takes all places. Beyond it its own oldest goes.
+pub const UNAUTHENTICATED_PER_ADDRESS: usize = 1024;
+/// A connection may be this old before another address's newcomer may push it out when all places are taken:
+/// a node on a good network has logged in by then.
+pub const NEWCOMER_GRACE: Duration = Duration::from_secs(1);
+/// Connections in the full feature phase, whole server. With the floor below they fit the memory budget.
+pub const SESSIONS_MAX: usize = 16_384;
+/// Sessions on one target, whatever initiators they name; the longest quiet one goes first.
+pub const SESSIONS_PER_TARGET: usize = 64;
+/// Discovery sessions, whole server: each may hold a list of all targets.
+pub const DISCOVERY_MAX: usize = 128;
+/// Discovery sessions of one address.
+pub const DISCOVERY_PER_ADDRESS: usize = 8;
+/// A discovery session that asks nothing for this long is closed.
+pub const DISCOVERY_IDLE: Duration = Duration::from_secs(60);
+/// Task management functions of one connection that wait; further ones are answered "function rejected".
+pub const MANAGEMENT_MAX: usize = 16;
+/// Answers that wait for the socket before no more input is taken: all tasks and as many management functions.
+pub const ANSWERS_MAX: usize = 512;
 /// Unit attentions waiting for one I_T nexus.
 pub const UNIT_ATTENTIONS_MAX: usize = 16;
 /// Persistent reservation registrants of one logical unit.
@@ -76,8 +95,15 @@ pub const EXTENT_BYTES_MAX: u64 = 1 << 32;
 
 // --- iSCSI: memory ---
 
-/// Bytes of command data (immediate, solicited, read) that all connections may hold together.
+/// Bytes that all connections may hold together: command data (immediate, solicited, read), grown receive
+/// buffers, echoes on their way. Nothing is taken beyond it.
 pub const DATA_BYTES_MAX: usize = 1 << 30;
+/// The part of it that is shared out on demand; the rest is kept for small commands of everyone.
+pub const DATA_BYTES_COMMON: usize = DATA_BYTES_MAX / 2;
+/// Bytes that the sessions of one node may hold together.
+pub const DATA_BYTES_PER_NODE: usize = 256 << 20;
+/// What a connection may hold even when all else is spent: firmware and a file system's journal go on.
+pub const CONNECTION_FLOOR: usize = 16 * 1024;
 /// Bytes queued to one peer before no further read is started for it.
 pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 
@@ -97,14 +123,40 @@ pub const SEND_BATCH_SLICES: usize = 256;
 pub const URGENT_QUEUE_MAX: usize = 256;
 /// Rejects on one connection within a minute; a peer that earns more is cut off.
 pub const REJECTS_PER_MINUTE: u32 = 16;
-/// Memory a connection may always have, even when the whole server's budget is spent, so that it goes on.
+/// Memory a connection may have when the common part of the budget is spent, so that it goes on.
 pub const CONNECTION_RESERVE: usize = 256 * 1024;
+/// Bytes of short answers (echoes, rejects, text) and of the books about PDUs that wait for the socket, before
+/// no more input is taken.
+pub const CONTROL_BYTES_MAX: usize = 512 * 1024;
+/// A busy connection gives way to others of its worker after this long, and waits for its turn.
+pub const POLL_SLICE: Duration = Duration::from_micros(100);
+/// PDUs taken between two looks at the clock.
+pub const PDUS_PER_LOOK: u32 = 16;
 /// Bytes of command data that one connection may hold, unless a single command needs more.
 pub const CONNECTION_DATA_MAX: usize = 64 << 20;
 /// How long a command may wait for memory before its initiator is told TASK SET FULL.
 pub const MEMORY_WAIT: Duration = Duration::from_secs(2);
 /// How long a task management function may wait for running operations before it is answered as failed.
 pub const TASK_MANAGEMENT_WAIT: Duration = Duration::from_secs(10);
+/// Failed attempts to log in of one address that cost it nothing; further ones come at FAILURE_EVERY.
+pub const FAILURE_BURST: u32 = 64;
+/// One failed attempt of an address in this time; beyond it its connections are turned away at the door.
+pub const FAILURE_EVERY: Duration = Duration::from_millis(50);
+/// Addresses whose failures are remembered; beyond them the one that is soonest forgiven goes.
+pub const FAILURE_SOURCES_MAX: usize = 8192;
+/// The answer to the first wrong secret waits this long, doubled with each further one. A right secret never
+/// waits: the right node cannot be locked out.
+pub const BACK_OFF_FIRST: Duration = Duration::from_millis(125);
+/// Longest such wait; well below LOGIN_WAIT, so that the answer still comes.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(4);
+/// Wrong secrets are forgotten after this much peace.
+pub const BACK_OFF_FORGET: Duration = Duration::from_secs(300);
+/// Pairs of address and initiator name whose wrong secrets are remembered; the oldest goes first.
+pub const BACK_OFF_SOURCES_MAX: usize = 4096;
+/// Logins to one node that need not wait: a boot, its operating system, and a tool that tries all it can.
+pub const ENTRY_BURST: u32 = 64;
+/// Further logins to one node come at most this often: each attaches a disk and is told to all who listen.
+pub const ENTRY_EVERY: Duration = Duration::from_millis(20);
 /// How long a login waits for the session that it replaces to end.
 pub const REINSTATE_WAIT: Duration = Duration::from_secs(10);
 /// How long a peer may take to answer a ping, when it answered one before.
@@ -121,8 +173,12 @@ pub const TICK: Duration = Duration::from_secs(5);
 pub const TICK_STARVED: Duration = Duration::from_millis(5);
 /// How long we wait for the peer to close first, once both have said all.
 pub const LINGER: Duration = Duration::from_secs(2);
-/// Refused logins told as events in one second, whole server; the rest is only counted.
+/// Refusals told as events and log lines in one second, whole server; the rest is only counted.
 pub const REFUSALS_TOLD_PER_SECOND: u32 = 50;
+/// The same refusal of the same source is told once, then at most this often, with a count.
+pub const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// Sources whose refusals are counted apart; beyond them they are told as one.
+pub const REFUSAL_SOURCES_MAX: usize = 1024;
 /// Unsolicited bursts of ended tasks that are remembered, to swallow their rest silently.
 pub const TOMBSTONES: usize = 16;
 
@@ -313,7 +369,14 @@ const _: () = assert!(
     COMMAND_WINDOW + IMMEDIATE_MAX < 512,
     "task numbers have nine bits in a TTT"
 );
-const _: () = assert!(CONNECTION_DATA_MAX < DATA_BYTES_MAX);
+const _: () = assert!(CONNECTION_DATA_MAX < DATA_BYTES_PER_NODE);
+const _: () = assert!(DATA_BYTES_PER_NODE <= DATA_BYTES_COMMON);
+// What is left beside the common part and everyone's reserve: the floor of every session.
+const _: () = assert!(SESSIONS_MAX * CONNECTION_FLOOR <= DATA_BYTES_MAX / 4);
+const _: () = assert!(UNAUTHENTICATED_PER_ADDRESS <= UNAUTHENTICATED_MAX / 2);
+const _: () = assert!(BACK_OFF_MAX.as_secs() * 2 < LOGIN_WAIT.as_secs());
+const _: () = assert!(ANSWERS_MAX > (COMMAND_WINDOW + IMMEDIATE_MAX) as usize);
+const _: () = assert!(SESSIONS_PER_TARGET >= SESSIONS_PER_INITIATOR);
 const _: () = assert!(CONNECTION_RESERVE >= FIRST_BURST_MAX as usize);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
 const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CHUNK_BYTES));

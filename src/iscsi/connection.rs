@@ -118,6 +118,8 @@ pub enum Incoming<'a> {
     Slice(&'a [u8]),
     /// In a buffer that the task may keep.
     Owned(Buffer),
+    /// So many came, but there was no memory to keep them.
+    Dropped(usize),
 }
 
 impl Incoming<'_> {
@@ -125,6 +127,14 @@ impl Incoming<'_> {
         match self {
             Self::Slice(bytes) => bytes,
             Self::Owned(buffer) => buffer,
+            Self::Dropped(_) => &[],
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Dropped(len) => *len,
+            kept => kept.bytes().len(),
         }
     }
 }
@@ -226,6 +236,8 @@ pub enum Why {
     Silent,
     /// It was asked for data and sends nothing.
     Stalled,
+    /// A discovery session that asks nothing.
+    Idle,
     /// It broke the protocol so that nothing after it can be trusted.
     Protocol(&'static str),
 }
@@ -238,6 +250,7 @@ impl fmt::Display for Why {
             Self::Drained => f.write_str("drained"),
             Self::Silent => f.write_str("silent: no answer to a ping"),
             Self::Stalled => f.write_str("stalled: no data came that was asked for"),
+            Self::Idle => f.write_str("idle: a discovery session that asked nothing"),
             Self::Protocol(what) => write!(f, "error: {what}"),
         }
     }
@@ -321,6 +334,8 @@ pub struct Connection {
     backlog: usize,
     /// Bytes of buffers and payloads.
     memory: usize,
+    /// Bytes that the next command may bring or announce.
+    allowance: usize,
     /// Immediate commands that are not answered.
     immediates: u32,
     /// Tasks not begun because of an ORDERED one.
@@ -359,6 +374,7 @@ impl Connection {
             reads: VecDeque::new(),
             backlog: 0,
             memory: 0,
+            allowance: usize::MAX,
             immediates: 0,
             held: VecDeque::new(),
             active: 0,
@@ -485,10 +501,11 @@ impl Connection {
         self.tasks.get(task).is_none_or(|t| t.aborted.is_some())
     }
 
-    /// False while so many urgent PDUs wait for the socket that no more input should be taken.
+    /// False while so many PDUs wait for the socket that no more input should be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {
         self.urgent.len() < limits::URGENT_QUEUE_MAX
+            && self.answers.len() < limits::ANSWERS_MAX
             && !matches!(self.state, State::Closing(_) | State::Closed)
     }
 
@@ -496,6 +513,12 @@ impl Connection {
     #[must_use]
     pub const fn memory(&self) -> usize {
         self.memory
+    }
+
+    /// The next command may bring or announce at most so many bytes that must be kept; one that wants more
+    /// is answered TASK SET FULL.
+    pub const fn allow(&mut self, bytes: usize) {
+        self.allowance = bytes;
     }
 
     /// Commands that are not finished.
@@ -688,6 +711,11 @@ impl Connection {
         let heard = *self.heard.get_or_insert(now);
         if now.duration_since(heard) >= limits::SEND_STALL && self.awaits_data() {
             self.close(Why::Stalled);
+            return;
+        }
+        let quiet = now.duration_since(heard) >= limits::DISCOVERY_IDLE;
+        if self.options.target.is_none() && quiet {
+            self.close(Why::Idle);
             return;
         }
         match self.ping {

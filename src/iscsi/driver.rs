@@ -1,8 +1,9 @@
-//! One task per connection: the login (`login_driver.rs`), then a loop that reads all there is in one call,
-//! lets the machines work, and answers in one vectored write. It stays on the worker that accepted it.
+//! One task per session, from its login (`login_driver.rs`) on: a loop that reads all there is in one call, lets
+//! the machines work, and answers in one vectored write. It stays on one worker. Whoever has much to do works in
+//! slices, in turn with others like it, so that quiet neighbours hardly notice.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,19 +20,16 @@ use super::connection::{Connection, Event, Incoming, Options, Output, Place};
 use super::exec::{Completion, Executor};
 use super::frame::{Decoder, Encoder, Head, TRAILER_BYTES_MAX};
 use super::login::Established;
-use super::login_driver::Door;
 use super::pdu::op;
 use super::rx::{Found, Frame, Rx};
-use super::server::Shared;
+use super::shared::{Discovery, Link, Shared};
 use super::target::{LUNS, PORTAL_GROUP, Session};
+use super::turns::Turn;
 use super::tx::Tx;
 use crate::events::{EventKind, InitiatorKind};
 use crate::limits;
 use crate::store::Buffer;
 use crate::units::UnixMillis;
-
-/// Rounds of one poll before other connections of the worker get their turn.
-const ROUNDS: usize = 16;
 
 /// How other tasks reach a connection's task.
 pub(super) type Handle = mpsc::UnboundedSender<Note>;
@@ -53,20 +51,25 @@ pub(super) enum Note {
     Drain,
 }
 
-/// Serves one connection from accept to its end.
-pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let Some(ticket) = shared.admit() else {
-        return;
-    };
-    let (handle, notes) = mpsc::unbounded_channel();
-    let link = shared.register(&handle);
-    let door = Door::new(stream, peer, handle, notes, Arc::clone(&shared));
-    let entered = Box::pin(door.login()).await;
-    drop(ticket);
-    if let Some(feature) = entered {
-        feature.run().await;
+/// What the login hands to a worker.
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) stream: StdStream,
+    pub(super) peer: SocketAddr,
+    pub(super) rx: Rx,
+    pub(super) notes: mpsc::UnboundedReceiver<Note>,
+    pub(super) discovery: Option<Discovery>,
+    pub(super) new: Box<Established>,
+    pub(super) session: Option<Session>,
+    pub(super) link: Link,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Serves one session from its login to its end.
+pub(super) async fn serve(entered: Entered, turn: Turn) {
+    if let Some(feature) = Feature::new(entered, turn) {
+        Box::new(feature).run().await;
     }
-    drop(link);
 }
 
 /// Says that we are done, and lets the peer close first.
@@ -89,6 +92,7 @@ struct Direct {
 #[derive(Debug)]
 enum Into {
     Own(Buffer),
+    Waste,
     Task(Place),
 }
 
@@ -118,15 +122,27 @@ pub(super) struct Feature {
     ended: Option<String>,
     pdus_in: u64,
     writes: u64,
+    /// When this poll must give way to others.
+    slice_end: Instant,
+    /// It must.
+    spent: bool,
+    /// PDUs until the next look at the clock.
+    until_look: u32,
+    turn: Turn,
+    /// Given back when the session is over.
+    _places: (Link, Option<Discovery>),
     shared: Arc<Shared>,
 }
 
 impl Feature {
     /// Begins the full feature phase with what the login left; none when the socket is gone.
-    pub(super) fn new(door: Door, new: Established, session: Option<Session>) -> Option<Self> {
-        let portal = door.stream.local_addr().ok()?;
+    fn new(door: Entered, turn: Turn) -> Option<Self> {
+        let (new, session) = (*door.new, door.session);
+        let stream = TcpStream::from_std(door.stream).ok()?;
+        let portal = stream.local_addr().ok()?;
         let agreed = new.negotiated.clone();
         let mut rx = door.rx;
+        rx.grow_to(limits::RECEIVE_MAX);
         rx.expect(Decoder::full_feature(&agreed));
         rx.hand_out_heads();
         let tx = Tx::new(Encoder::full_feature(&agreed));
@@ -157,8 +173,9 @@ impl Feature {
             bus.publish(Some(&session.node.name), event);
         }
         let exec = Executor::new(Arc::clone(&shared), new.ask, portal, session, done);
+        let now = Instant::now();
         Some(Self {
-            stream: door.stream,
+            stream,
             peer: door.peer,
             rx,
             tx,
@@ -171,12 +188,17 @@ impl Feature {
             leavers: Vec::new(),
             clears: Vec::new(),
             next_clear: 0,
-            now: Instant::now(),
+            now,
             stuck: None,
             closing: None,
             ended: None,
             pdus_in: 0,
             writes: 0,
+            slice_end: now,
+            spent: false,
+            until_look: limits::PDUS_PER_LOOK,
+            turn,
+            _places: (door.link, door.discovery),
             shared,
         })
     }
@@ -186,25 +208,46 @@ impl Feature {
         self.end(&why).await;
     }
 
-    /// Works until nothing moves any more; ready with the cause when the connection is over.
+    /// Works until nothing moves any more, or its slice is over; ready with the cause when the connection is.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         self.now = Instant::now();
-        for _ in 0..ROUNDS {
+        self.slice_end = self.now + limits::POLL_SLICE;
+        self.spent = false;
+        // What ended elsewhere is taken in at any time: others may wait for it.
+        let may_work = !self.turn.waits();
+        loop {
             let mut moved = self.take_notes(cx);
             moved |= self.take_completions(cx);
-            moved |= self.take_input(cx);
-            moved |= self.flush(cx);
+            if may_work {
+                moved |= self.take_input(cx);
+                moved |= self.flush(cx);
+            }
             if let Some(why) = self.is_over() {
+                // Its end may take a while: others in line must not wait for it.
+                self.turn.rest();
                 return Poll::Ready(why);
+            }
+            if self.spent {
+                self.take_tick(cx);
+                self.settle();
+                self.turn.ask(cx.waker());
+                return Poll::Pending;
             }
             if !moved && !self.take_tick(cx) {
                 self.settle();
+                if may_work {
+                    self.turn.rest();
+                }
                 return Poll::Pending;
             }
+            self.look();
         }
-        self.settle();
-        cx.waker().wake_by_ref();
-        Poll::Pending
+    }
+
+    /// Looks at the clock: the slice may be over.
+    fn look(&mut self) {
+        self.until_look = limits::PDUS_PER_LOOK;
+        self.spent |= Instant::now() >= self.slice_end;
     }
 
     fn is_over(&mut self) -> Option<String> {
@@ -254,15 +297,17 @@ impl Feature {
     fn wants_input(&self) -> bool {
         self.ended.is_none()
             && self.closing.is_none()
+            && !self.spent
             && self.conn.wants_input()
             && self.tx.bytes() < limits::SEND_QUEUE_BYTES
+            && self.tx.control() < limits::CONTROL_BYTES_MAX
             && !self.exec.is_starved(&self.conn)
     }
 
     /// Takes what is in the buffer, then reads once.
     fn take_input(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = self.parse();
-        if !self.wants_input() {
+        if !self.wants_input() || !self.has_room() {
             return moved;
         }
         let (space, direct) = match self.direct.as_mut().and_then(|d| d.space(&mut self.conn)) {
@@ -290,6 +335,19 @@ impl Feature {
         moved
     }
 
+    /// False while there is no memory for the PDU that is coming, or for a larger buffer than there is.
+    fn has_room(&mut self) -> bool {
+        let (has, needs) = self.rx.memory();
+        let fits = |more| self.exec.fits(&self.conn, more);
+        let calm = has >= limits::RECEIVE_MAX || fits(limits::RECEIVE_MAX - has);
+        self.rx.grow_to(if calm {
+            limits::RECEIVE_MAX
+        } else {
+            limits::RECEIVE_START
+        });
+        needs <= limits::RECEIVE_START || needs == has || fits(needs - has)
+    }
+
     fn parse(&mut self) -> bool {
         let before = self.pdus_in;
         while self.wants_input() {
@@ -309,12 +367,17 @@ impl Feature {
                 }
             }
             self.act();
+            self.until_look -= 1;
+            if self.until_look == 0 {
+                self.look();
+            }
         }
         self.pdus_in > before
     }
 
     fn frame(&mut self, frame: &Frame) {
         self.pdus_in += 1;
+        self.allow(frame.bhs.opcode());
         let data = self.rx.bytes(frame.data.clone());
         if frame.bhs.opcode() == op::DATA_OUT {
             let place = self.conn.data_out(&frame.bhs, self.now);
@@ -333,12 +396,22 @@ impl Feature {
         self.conn.apply(event, self.now);
     }
 
-    /// A long data segment begins: it is read to where it belongs.
+    /// Tells the machine what memory there is for one more command.
+    fn allow(&mut self, opcode: u8) {
+        if opcode == op::SCSI_COMMAND {
+            self.conn.allow(self.exec.room(&self.conn));
+        }
+    }
+
+    /// A long data segment begins: it is read to where it belongs, or nowhere when there is no memory for it.
     fn start_direct(&mut self, head: Head, ahs: Range<usize>) {
+        let len = head.data_len();
         let into = if head.bhs.opcode() == op::DATA_OUT {
             Into::Task(self.conn.data_out(&head.bhs, self.now))
+        } else if self.exec.fits(&self.conn, Buffer::footprint(len)) {
+            Into::Own(Buffer::take(len))
         } else {
-            Into::Own(Buffer::take(head.data_len()))
+            Into::Waste
         };
         self.direct = Some(Direct {
             head,
@@ -378,7 +451,17 @@ impl Feature {
     fn complete_direct(&mut self, direct: Direct, trailer: &[u8]) {
         self.pdus_in += 1;
         let head = direct.head;
+        self.allow(head.bhs.opcode());
         match direct.into {
+            Into::Waste => {
+                let event = Event::Pdu {
+                    bhs: &head.bhs,
+                    ahs: &direct.ahs,
+                    intact: true,
+                    data: Incoming::Dropped(head.data_len()),
+                };
+                self.conn.apply(event, self.now);
+            }
             Into::Own(buffer) => {
                 let event = Event::Pdu {
                     bhs: &head.bhs,
@@ -432,6 +515,10 @@ impl Feature {
                     self.writes += 1;
                     self.stuck = None;
                     moved = true;
+                    self.look();
+                    if self.spent {
+                        break;
+                    }
                 }
                 Poll::Ready(Err(e)) => self.ended = Some(format!("error: {e}")),
             }
@@ -465,6 +552,8 @@ impl Feature {
             return false;
         }
         if self.exec.is_short(&self.conn) {
+            self.rx.shrink();
+            self.exec.settle(&self.conn, self.beside());
             self.exec.retry(&mut self.conn, self.now);
         }
         self.conn.apply(Event::Tick, self.now);
@@ -492,9 +581,19 @@ impl Feature {
         self.tick.as_mut().reset((self.now + wait).into());
     }
 
+    /// Bytes of memory that it holds beside its tasks.
+    fn beside(&self) -> usize {
+        let own = match self.direct.as_ref().map(|direct| &direct.into) {
+            Some(Into::Own(buffer)) => Buffer::footprint(buffer.len()),
+            _ => 0,
+        };
+        let (receive, _) = self.rx.memory();
+        own + self.tx.control() + receive.saturating_sub(limits::RECEIVE_START)
+    }
+
     /// Books what this poll has moved.
     fn settle(&mut self) {
-        self.exec.settle(&self.conn);
+        self.exec.settle(&self.conn, self.beside());
         if self.exec.is_short(&self.conn) {
             // Memory that others give back wakes nobody: look again soon.
             let soon = self.now + limits::TICK_STARVED;
@@ -556,6 +655,7 @@ impl Direct {
     fn space<'a>(&'a mut self, conn: &'a mut Connection) -> Option<&'a mut [u8]> {
         let whole = match &mut self.into {
             Into::Own(buffer) => &mut buffer[..],
+            Into::Waste => return None,
             Into::Task(place) => conn.room(*place, self.head.data_len())?,
         };
         whole.get_mut(self.filled..).filter(|rest| !rest.is_empty())

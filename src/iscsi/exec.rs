@@ -4,16 +4,16 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::budget::Account;
 use super::connection::{Connection, Event, Management, Output, TaskId};
 use super::driver::{Handle, Note};
 use super::login::Ask;
 use super::ops;
-use super::server::Shared;
+use super::shared::Shared;
 use super::target::{LUNS, Session, Unit};
 use crate::events::EventKind;
 use crate::limits;
@@ -89,8 +89,10 @@ pub(super) struct Executor {
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
     in_flight: usize,
-    /// Bytes booked in the server's budget.
-    booked: usize,
+    /// Its part of the server's memory.
+    account: Account,
+    /// Bytes that the connection holds beside its tasks: grown receive buffer, short answers.
+    beside: usize,
     counts: Counts,
     session_read: u64,
     session_written: u64,
@@ -107,7 +109,10 @@ impl Executor {
         session: Option<Session>,
         done: mpsc::UnboundedSender<Completion>,
     ) -> Self {
+        let node = session.as_ref().map(|s| &s.node.name);
         Self {
+            account: shared.budget.open(node),
+            beside: 0,
             shared,
             ask,
             portal,
@@ -117,7 +122,6 @@ impl Executor {
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             in_flight: 0,
-            booked: 0,
             counts: Counts::default(),
             session_read: 0,
             session_written: 0,
@@ -218,7 +222,7 @@ impl Executor {
             .map(|u| u.lun);
         let waits = clear(&others, lun);
         let report = self.done.clone();
-        tokio::task::spawn_local(async move {
+        tokio::spawn(async move {
             // Too slow or not, the reservation has changed hands: the reply tells so.
             let _ = tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, all(waits)).await;
             let _ = report.send(Completion::Preempted(task, reply));
@@ -254,7 +258,7 @@ impl Executor {
         now: Instant,
     ) {
         if !self.fits(conn, 0) {
-            self.deferred_bytes += usize::try_from(range.len()).unwrap_or(0);
+            self.deferred_bytes += footprint(&range);
             self.defer(task, Wanted::Read(lun, range), now);
             return;
         }
@@ -293,7 +297,8 @@ impl Executor {
     }
 
     fn want(&mut self, conn: &mut Connection, task: TaskId, bytes: usize, now: Instant) {
-        if self.fits(conn, bytes) {
+        // What came so far is copied into the whole, then given back: both are there for a moment.
+        if self.fits(conn, Buffer::footprint(bytes)) {
             conn.apply(Event::Granted(task), now);
         } else {
             self.defer(task, Wanted::Data(bytes), now);
@@ -302,20 +307,17 @@ impl Executor {
 
     /// Bytes that the connection really holds: reads that wait for memory do not have it yet.
     const fn held(&self, conn: &Connection) -> usize {
-        conn.memory().saturating_sub(self.deferred_bytes)
+        self.beside + conn.memory().saturating_sub(self.deferred_bytes)
     }
 
-    /// True when the connection may hold `more` bytes: always up to its reserve, else within its share and
-    /// the server's budget.
-    fn fits(&self, conn: &Connection, more: usize) -> bool {
-        let held = self.held(conn).saturating_add(more);
-        if held <= limits::CONNECTION_RESERVE {
-            return true;
-        }
-        let others = self.shared.budget.load(Relaxed).saturating_sub(self.booked);
-        let alone = self.booked == 0;
-        (held <= limits::CONNECTION_DATA_MAX || alone)
-            && others.saturating_add(held) <= limits::DATA_BYTES_MAX
+    /// Bytes that the connection may take beyond what it holds.
+    pub(super) fn room(&self, conn: &Connection) -> usize {
+        self.account.allowance().saturating_sub(self.held(conn))
+    }
+
+    /// True when the connection may hold `more` bytes.
+    pub(super) fn fits(&self, conn: &Connection, more: usize) -> bool {
+        self.held(conn).saturating_add(more) <= self.account.allowance()
     }
 
     fn defer(&mut self, task: TaskId, what: Wanted, since: Instant) {
@@ -327,9 +329,12 @@ impl Executor {
         !self.deferred.is_empty() || !self.fits(conn, 0)
     }
 
-    /// True while no more input should be taken: memory is short, and none will come free by reading on.
+    /// True while no more input should be taken: a command waits for memory, or not enough is left for what one
+    /// more may bring, and none will come free by reading on. Without any command there is always one more.
     pub(super) fn is_starved(&self, conn: &Connection) -> bool {
-        self.is_short(conn) && !conn.awaits_data()
+        let burst = limits::FIRST_BURST_MAX as usize;
+        let tight = || conn.open_tasks() > 0 && !self.fits(conn, burst);
+        (!self.deferred.is_empty() || tight()) && !conn.awaits_data()
     }
 
     /// Tries again what waited for memory, oldest first. What waited too long is given back to the
@@ -342,8 +347,7 @@ impl Executor {
             };
             let Deferred { since, task, what } = next;
             if let Wanted::Read(_, range) = &what {
-                let len = usize::try_from(range.len()).unwrap_or(0);
-                self.deferred_bytes = self.deferred_bytes.saturating_sub(len);
+                self.deferred_bytes = self.deferred_bytes.saturating_sub(footprint(range));
             }
             if now.duration_since(since) >= limits::MEMORY_WAIT {
                 self.counts.busy += 1;
@@ -480,7 +484,7 @@ impl Executor {
         };
         let waits = clear(&others, lun);
         let report = self.done.clone();
-        tokio::task::spawn_local(async move {
+        tokio::spawn(async move {
             let ended = tokio::time::timeout(limits::TASK_MANAGEMENT_WAIT, all(waits)).await;
             let _ = report.send(Completion::Others(number, management, ended.is_ok()));
         });
@@ -518,15 +522,10 @@ impl Executor {
         conn.apply(Event::Managed(number, response), now);
     }
 
-    /// Books memory and counters, once per batch.
-    pub(super) fn settle(&mut self, conn: &Connection) {
-        let held = self.held(conn);
-        if held > self.booked {
-            self.shared.budget.fetch_add(held - self.booked, Relaxed);
-        } else if held < self.booked {
-            self.shared.budget.fetch_sub(self.booked - held, Relaxed);
-        }
-        self.booked = held;
+    /// Books memory and counters, once per batch; `beside` bytes are held for no task.
+    pub(super) fn settle(&mut self, conn: &Connection, beside: usize) {
+        self.beside = beside;
+        self.account.book(self.held(conn));
         let counts = std::mem::take(&mut self.counts);
         if counts.reads + counts.writes + counts.cold + counts.busy == 0 {
             return;
@@ -563,14 +562,18 @@ impl Executor {
 
     /// Gives memory back to the server's budget, and the seat at the target up.
     pub(super) fn release(&mut self) {
-        self.shared.budget.fetch_sub(self.booked, Relaxed);
-        self.booked = 0;
+        self.account.book(0);
         if let Some(session) = self.session.take() {
             let node = session.node.name.clone();
             drop(session);
             self.shared.targets.prune(&node);
         }
     }
+}
+
+/// Memory that a read takes.
+fn footprint(range: &ByteRange) -> usize {
+    Buffer::footprint(usize::try_from(range.len()).unwrap_or(usize::MAX))
 }
 
 /// Asks sessions to end their tasks on a LUN, or on all; each wait ends when it did.

@@ -1,7 +1,8 @@
 //! The login phase of a connection's task: carries out what `login.rs` says, makes room for the new session,
 //! and attaches its disk.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,59 +10,107 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::driver::{Feature, Handle, Note, linger};
-use super::frame::{Decoder, Encoder};
+use super::driver::{Entered, Handle, Note, linger};
+use super::frame::{Decoder, Encoder, Violation};
 use super::login::{self, Established, Login};
-use super::params::SessionType;
+use super::params::{SessionType, status};
 use super::rx::{Found, Rx};
-use super::server::Shared;
+use super::server::Workers;
 use super::session::Eviction;
+use super::shared::{Discovery, Newcomer, Shared};
 use super::target::{Auth, PORTAL_GROUP, Session};
-use crate::events::{EventKind, InitiatorKind};
+use crate::events::InitiatorKind;
 use crate::head::HeadErrorKind;
 use crate::limits;
-use crate::names::NodeName;
+use crate::names::{Iqn, NodeName};
+
+/// A connection that was accepted and may log in.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    stream: StdStream,
+    peer: SocketAddr,
+    ticket: Newcomer,
+}
+
+impl Arrival {
+    pub(super) const fn new(stream: StdStream, peer: SocketAddr, ticket: Newcomer) -> Self {
+        Self {
+            stream,
+            peer,
+            ticket,
+        }
+    }
+}
+
+/// Takes one connection through its login, and hands it to a worker.
+pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Workers>) {
+    let Arrival {
+        stream,
+        peer,
+        mut ticket,
+    } = arrival;
+    let (Ok(stream), Some(notes)) = (TcpStream::from_std(stream), ticket.notes.take()) else {
+        return;
+    };
+    let handle = ticket.handle.clone();
+    let link = shared.register(&handle);
+    let door = Door {
+        stream,
+        peer,
+        rx: Rx::frugal(Decoder::login()),
+        notes,
+        handle,
+        ticket: Some(ticket),
+        discovery: None,
+        initiator: None,
+        target: None,
+        last_status: 0,
+        shared,
+    };
+    let Some((door, new, session)) = door.login().await else {
+        return;
+    };
+    let Ok(stream) = door.stream.into_std() else {
+        return;
+    };
+    workers.hand_over(Entered {
+        stream,
+        peer,
+        rx: door.rx,
+        notes: door.notes,
+        discovery: door.discovery,
+        new,
+        session,
+        link,
+        shared: door.shared,
+    });
+}
 
 /// A connection in the login phase.
-pub(super) struct Door {
-    pub(super) stream: TcpStream,
-    pub(super) peer: SocketAddr,
+struct Door {
+    stream: TcpStream,
+    peer: SocketAddr,
     /// May hold PDUs of the full feature phase already when the login is over.
-    pub(super) rx: Rx,
-    pub(super) notes: mpsc::UnboundedReceiver<Note>,
+    rx: Rx,
+    notes: mpsc::UnboundedReceiver<Note>,
     handle: Handle,
+    /// Its place among the strangers, until it has proved who it is.
+    ticket: Option<Newcomer>,
+    discovery: Option<Discovery>,
+    initiator: Option<Iqn>,
     /// The node it asked for.
     target: Option<NodeName>,
     /// Status of the last login response.
     last_status: u16,
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 /// Why a session may not begin: Status-Class and -Detail, and the cause.
 type Refusal = (u16, String);
 
 impl Door {
-    pub(super) fn new(
-        stream: TcpStream,
-        peer: SocketAddr,
-        handle: Handle,
-        notes: mpsc::UnboundedReceiver<Note>,
-        shared: Arc<Shared>,
-    ) -> Self {
-        Self {
-            stream,
-            peer,
-            rx: Rx::new(Decoder::login(), limits::RECEIVE_MAX),
-            notes,
-            handle,
-            target: None,
-            last_status: 0,
-            shared,
-        }
-    }
-
     /// Logs the initiator in; none when it did not get in.
-    pub(super) async fn login(mut self) -> Option<Box<Feature>> {
+    async fn login(mut self) -> Option<(Self, Box<Established>, Option<Session>)> {
         let mut entropy = [0; 64];
         if getrandom::fill(&mut entropy).is_err() {
             tracing::error!("the system gives no random bytes; a login was refused");
@@ -83,7 +132,7 @@ impl Door {
                 Step::Begin => {
                     let (new, session) = established?;
                     self.tell_one_way(&new);
-                    return Feature::new(self, *new, session).map(Box::new);
+                    return Some((self, new, session));
                 }
                 Step::End(why) => {
                     // A seat that was taken for nothing is free before the peer reads its answer.
@@ -93,7 +142,10 @@ impl Door {
                 }
             }
             if let Err(why) = self.next_request(&mut login).await {
-                tracing::debug!(peer = %self.peer, why, "login ended");
+                let expected = matches!(why, Gone::Closed | Gone::Asked(_));
+                if !expected {
+                    self.shared.refused(self.peer, None, 0, why.told());
+                }
                 return None;
             }
         }
@@ -130,10 +182,12 @@ impl Door {
                         .and_then(|target| self.shared.targets.node_of(target))
                         .map(|node| node.name.clone());
                     let access = self.shared.targets.decide(&ask);
+                    self.initiator = Some(ask.initiator);
                     login.apply(login::Event::Access(access));
                 }
                 login::Output::Enter(new) => {
                     let deadline = login.deadline();
+                    self.introduced(&new);
                     match self.enter(&new, deadline).await {
                         Ok((tsih, session)) => {
                             *established = Some((new, session));
@@ -152,6 +206,9 @@ impl Door {
                 }
             }
         }
+        if matches!(step, Step::End(_)) && self.last_status == status::AUTHENTICATION_FAILURE {
+            self.back_off().await;
+        }
         let sent = tokio::time::timeout_at(login.deadline().into(), self.stream.write_all(out));
         let gone = !matches!(sent.await, Ok(Ok(())));
         out.clear();
@@ -162,7 +219,7 @@ impl Door {
     }
 
     /// Reads until a whole PDU is there and gives it to the machine.
-    async fn next_request(&mut self, login: &mut Login) -> Result<(), String> {
+    async fn next_request(&mut self, login: &mut Login) -> Result<(), Gone> {
         loop {
             match self.rx.next() {
                 Found::Whole(frame) => {
@@ -170,7 +227,7 @@ impl Door {
                     login.apply(login::Event::Request(&frame.bhs, data));
                     return Ok(());
                 }
-                Found::Broken(why) => return Err(why.to_string()),
+                Found::Broken(why) => return Err(Gone::Broken(why)),
                 // Heads are not asked for during the login.
                 Found::More | Found::Head(..) => {}
             }
@@ -178,15 +235,14 @@ impl Door {
             let read = tokio::select! {
                 read = tokio::time::timeout_at(deadline, self.stream.read(self.rx.space())) => read,
                 note = self.notes.recv() => match note {
-                    Some(Note::Leave { why, .. }) => return Err(why.to_owned()),
+                    Some(Note::Leave { why, .. }) => return Err(Gone::Asked(why)),
                     _ => continue,
                 },
             };
             match read {
-                Err(_) => return Err("its login took too long".to_owned()),
-                Ok(Ok(0)) => return Err("closed by the peer".to_owned()),
+                Err(_) => return Err(Gone::Late),
+                Ok(Ok(0) | Err(_)) => return Err(Gone::Closed),
                 Ok(Ok(n)) => self.rx.filled(n),
-                Ok(Err(_)) => return Err("the connection failed".to_owned()),
             }
         }
     }
@@ -197,7 +253,15 @@ impl Door {
         new: &Established,
         deadline: Instant,
     ) -> Result<(u16, Option<Session>), Refusal> {
+        let sessions = usize::try_from(self.shared.metrics.sessions.get()).unwrap_or(usize::MAX);
+        if sessions >= limits::SESSIONS_MAX {
+            return Err((0x0302, "all places for sessions are taken".to_owned()));
+        }
         if new.ask.session_type == SessionType::Discovery {
+            self.discovery = self.shared.discover(self.peer.ip());
+            if self.discovery.is_none() {
+                return Err((0x0302, "too many discovery sessions".to_owned()));
+            }
             return Ok((self.shared.targets.discovery_tsih(), None));
         }
         // Declared first, so dropped last: whoever waits for this login to give way goes on only when nothing
@@ -226,23 +290,61 @@ impl Door {
         }
     }
 
+    /// It has proved who it is, as far as that is demanded: it is no stranger any more.
+    fn introduced(&mut self, new: &Established) {
+        if let Some(mut ticket) = self.ticket.take() {
+            ticket.pass();
+        }
+        if new.authenticated {
+            self.shared.right_secret(self.peer.ip(), &new.ask.initiator);
+        }
+    }
+
+    /// The answer to a wrong secret waits, the longer the more of them came.
+    async fn back_off(&mut self) {
+        let Some(name) = &self.initiator else { return };
+        let wait = self.shared.wrong_secret(self.peer.ip(), name);
+        let asked = async {
+            while let Some(note) = self.notes.recv().await {
+                if matches!(note, Note::Leave { .. }) {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(wait, asked).await;
+    }
+
     /// The login failed: it is told, and the peer gets a moment to read the answer.
     async fn end(mut self, why: &str) {
         let class = self.last_status >> 8;
         if class > 1 {
             self.shared.metrics.refused.add(1);
-            if self.shared.may_tell_refusal() {
-                tracing::info!(peer = %self.peer, status = self.last_status, why, "login refused");
-                let event = EventKind::LoginRefused {
-                    peer: self.peer,
-                    status: self.last_status,
-                    why: why.to_owned(),
-                };
-                let bus = self.shared.targets.head().bus();
-                bus.publish(self.target.as_ref(), event);
-            }
+            let (node, why) = (self.target.take(), Cow::Owned(why.to_owned()));
+            self.shared.refused(self.peer, node, self.last_status, why);
+        }
+        if let (1 | 3, Some(ticket)) = (class, &mut self.ticket) {
+            ticket.pass();
         }
         linger(&mut self.stream).await;
+    }
+}
+
+/// Why a login ended without an answer.
+enum Gone {
+    Broken(Violation),
+    Late,
+    Closed,
+    Asked(&'static str),
+}
+
+impl Gone {
+    fn told(&self) -> Cow<'static, str> {
+        match self {
+            Self::Broken(why) => Cow::Owned(why.to_string()),
+            Self::Late => Cow::Borrowed("its login took too long"),
+            Self::Closed => Cow::Borrowed("closed by the peer"),
+            Self::Asked(why) => Cow::Borrowed(why),
+        }
     }
 }
 
@@ -262,6 +364,10 @@ async fn take_seat(
     let gone = || (0x0203, "the node was removed meanwhile".to_owned());
     let name = new.ask.target.clone().ok_or_else(gone)?;
     let node = shared.targets.node_of(&name).ok_or_else(gone)?;
+    let wait = shared
+        .entry_wait(&node.name, limits::LOGIN_WAIT / 3)
+        .ok_or_else(|| (0x0301, "too many logins to this node just now".to_owned()))?;
+    tokio::time::sleep(wait).await;
     let (mut session, victims) = shared
         .targets
         .enter(node, &new.ask, peer.ip(), handle)

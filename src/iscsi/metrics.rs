@@ -31,8 +31,14 @@ pub struct Metrics {
     pub read_bytes: Counter,
     /// Bytes written for initiators.
     pub written_bytes: Counter,
-    /// Commands answered BUSY because the I/O threads' queue was full.
+    /// Commands answered BUSY or TASK SET FULL: no I/O thread, or no memory.
     pub busy: Counter,
+    /// Connections that had to leave before their login was over, for newcomers of other addresses.
+    pub evicted: Counter,
+    /// Connections that ended without a login: silence, garbage, closed by the peer.
+    pub unfinished: Counter,
+    /// Wrong secrets whose answer had to wait.
+    pub delayed: Counter,
 }
 
 /// One number.
@@ -62,7 +68,7 @@ impl Counter {
 impl Metrics {
     /// Every number with its name, in a stable order.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, u64); 14] {
+    pub fn all(&self) -> [(&'static str, u64); 17] {
         [
             ("connections_accepted_total", self.accepted.get()),
             ("connections_turned_away_total", self.turned_away.get()),
@@ -78,6 +84,9 @@ impl Metrics {
             ("read_bytes_total", self.read_bytes.get()),
             ("written_bytes_total", self.written_bytes.get()),
             ("busy_total", self.busy.get()),
+            ("newcomers_evicted_total", self.evicted.get()),
+            ("logins_unfinished_total", self.unfinished.get()),
+            ("logins_delayed_total", self.delayed.get()),
         ]
     }
 }

@@ -1,9 +1,12 @@
 //! iSCSI target, RFC 7143: from bytes on a socket to SCSI commands and back. Level 5.
 //!
 //! ```text
-//!   server.rs   listens, starts workers, hands connections out
-//!     driver.rs   one task per connection: reads, parses, executes, answers in one write
-//!     login_driver.rs    its login phase: who must leave first, attaching the disk
+//!   server.rs   listens, starts the door and the workers, hands connections on
+//!     shared.rs   what all connections share; what is refused is counted and told here
+//!     gate.rs     who may wait for a login, fairly by address; pace.rs, refusals.rs: how often, how long (pure)
+//!     budget.rs   memory, fairly by node                                                  (pure)
+//!     login_driver.rs    the login phase, at the door: who must leave first, attaching the disk
+//!     driver.rs   one task per session: reads, parses, executes, answers in one write; turns.rs: its turn
 //!       login.rs         login phase, with chap.rs and params.rs                     (pure)
 //!       connection.rs    full feature phase: window, tasks, data, management         (pure)
 //!         task.rs          task table, Data-In splitting, residuals                  (pure)
@@ -23,27 +26,33 @@
 //! or transfer), **CmdSN**, **StatSN**, **R2T** as in RFC 7143 section 2. **Nexus**: one session seen from
 //! SCSI.
 
+pub mod budget;
 pub mod chap;
 pub mod connection;
 mod driver;
 pub mod error;
 mod exec;
 pub mod frame;
+pub mod gate;
 pub mod initiator;
 pub mod keys;
 pub mod login;
 mod login_driver;
 pub mod metrics;
 mod ops;
+pub mod pace;
 pub mod params;
 pub mod pdu;
+pub mod refusals;
 mod rx;
 pub mod serial;
 pub mod server;
 pub mod session;
+mod shared;
 pub mod target;
 mod task;
 pub mod text;
+mod turns;
 mod tx;
 
 pub use chap::{Algorithm, Algorithms};

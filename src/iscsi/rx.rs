@@ -52,8 +52,17 @@ pub(super) struct Rx {
 impl Rx {
     /// Expects PDUs as `decoder` says; whole ones only.
     pub(super) fn new(decoder: Decoder, size_max: usize) -> Self {
+        Self::sized(decoder, limits::RECEIVE_START.min(size_max), size_max)
+    }
+
+    /// For a stranger: room for one header, and for the rest of a PDU only when its header was accepted.
+    pub(super) fn frugal(decoder: Decoder) -> Self {
+        Self::sized(decoder, BHS_BYTES, BHS_BYTES)
+    }
+
+    fn sized(decoder: Decoder, size: usize, size_max: usize) -> Self {
         Self {
-            bytes: vec![0; limits::RECEIVE_START.min(size_max)],
+            bytes: vec![0; size],
             start: 0,
             end: 0,
             wanted: BHS_BYTES,
@@ -72,6 +81,20 @@ impl Rx {
     /// From now on large segments of SCSI commands and Data-Out are handed out header first.
     pub(super) const fn hand_out_heads(&mut self) {
         self.direct = true;
+    }
+
+    /// From now on it may grow to `size_max` under load.
+    pub(super) fn grow_to(&mut self, size_max: usize) {
+        self.size_max = size_max;
+        let start = limits::RECEIVE_START.min(size_max);
+        if self.bytes.len() < start {
+            self.bytes.resize(start, 0);
+        }
+    }
+
+    /// Bytes of memory it has, and how many it must have for the PDU that is coming.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        (self.bytes.len(), self.wanted.max(self.bytes.len()))
     }
 
     /// Free memory to read into; never empty.
@@ -309,6 +332,29 @@ mod test {
                 Found::More | Found::Head(..) => assert!((4..8).contains(&at), "byte {at}"),
             }
         }
+    }
+
+    #[test]
+    fn a_stranger_gets_room_for_a_header_and_then_for_its_one_pdu() {
+        let mut rx = Rx::frugal(Decoder::login());
+        assert_eq!(rx.space().len(), 48);
+        let mut header = Bhs::new(op::LOGIN | 0x40);
+        header.set_data_len(8190);
+        rx.space().copy_from_slice(&header.0);
+        rx.filled(48);
+        assert_eq!(rx.next(), Found::More);
+        let mut left = 8192;
+        while left > 0 {
+            let len = rx.space().len().min(1000);
+            left -= len;
+            rx.filled(len);
+            assert!(rx.bytes.len() <= 48 + 8192);
+            if left > 0 {
+                assert_eq!(rx.next(), Found::More);
+            }
+        }
+        assert!(matches!(rx.next(), Found::Whole(_)));
+        assert_eq!(rx.bytes.len(), 48 + 8192);
     }
 
     #[test]

@@ -1,31 +1,41 @@
-//! The server: listens, starts one worker per core, and hands connections out in turn. A connection stays on
-//! its worker from accept to end.
+//! The server: listens, starts the door and one worker per core. Strangers log in at the door, a thread of lower
+//! priority, so that a storm of logins takes nothing from sessions; then a session stays on its worker to the end.
 
-use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream as StdStream};
-use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{Relaxed, SeqCst},
-};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::chap::Algorithms;
-use super::driver::{self, Handle, Note};
+use super::driver::{self, Entered};
 use super::error::{Error, ErrorKind};
+use super::login_driver::{self, Arrival};
 use super::metrics::Metrics;
-use super::target::{Auth, Targets, lock};
+use super::shared::Shared;
+use super::target::{Auth, Targets};
+use super::turns::Turns;
 use crate::head::Head;
 use crate::limits;
 use crate::names::Iqn;
 use crate::store::Pool;
 
 /// Connections that wait for `accept`: firmware gives a connect one second.
-const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 4096;
+
+/// How much less than sessions the door may ask of a busy core (nice(2)): a third of what a worker gets.
+const DOOR_NICE: i32 = 5;
+
+/// Polls of connections between two looks at the sockets: whoever has been quiet is soon heard.
+const POLLS_PER_LOOK: u32 = 2;
+
+/// A failing `accept` is written down at most this often.
+const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Pause after an `accept` that failed, so that a lack of file numbers does not keep a core busy.
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
@@ -47,125 +57,33 @@ pub struct Options {
     pub workers: Option<usize>,
 }
 
-/// What all connections share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) targets: Targets,
-    pub(super) pool: Arc<Pool>,
-    pub(super) metrics: Metrics,
-    /// Bytes of command data that all connections hold.
-    pub(super) budget: AtomicUsize,
-    newcomers: AtomicUsize,
-    links: Mutex<HashMap<u64, Handle>>,
-    next_link: AtomicU64,
-    stopped: AtomicBool,
-    refusals: Mutex<(Option<Instant>, u32)>,
-}
-
-/// A place among the connections that have not logged in; given back on drop.
-pub(super) struct Newcomer(Arc<Shared>);
-
-impl Drop for Newcomer {
-    fn drop(&mut self) {
-        self.0.newcomers.fetch_sub(1, Relaxed);
-    }
-}
-
-/// An entry in the list of all connections; taken out on drop.
-pub(super) struct Link(Arc<Shared>, u64);
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        lock(&self.0.links).remove(&self.1);
-    }
-}
-
-impl Shared {
-    /// Counts a connection that was accepted; none when too many have not logged in yet.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Newcomer> {
-        self.metrics.accepted.add(1);
-        let before = self.newcomers.fetch_add(1, Relaxed);
-        let place = Newcomer(Arc::clone(self));
-        if before >= limits::UNAUTHENTICATED_MAX || self.stopped.load(Relaxed) {
-            self.metrics.turned_away.add(1);
-            return None;
-        }
-        Some(place)
-    }
-
-    /// Makes a connection reachable for drain and shutdown.
-    pub(super) fn register(self: &Arc<Self>, handle: &Handle) -> Link {
-        let number = self.next_link.fetch_add(1, Relaxed);
-        lock(&self.links).insert(number, handle.clone());
-        // Asked after the entry is made: `stop` either finds the entry or is found here.
-        if self.stopped.load(SeqCst) {
-            let _ = handle.send(leave("the head stops"));
-        }
-        Link(Arc::clone(self), number)
-    }
-
-    /// True for the first refusals of each second: a flood of them must not drown the events.
-    pub(super) fn may_tell_refusal(&self) -> bool {
-        let mut window = lock(&self.refusals);
-        let now = Instant::now();
-        if window
-            .0
-            .is_none_or(|since| now.duration_since(since) > Duration::from_secs(1))
-        {
-            *window = (Some(now), 0);
-        }
-        window.1 += 1;
-        window.1 <= limits::REFUSALS_TOLD_PER_SECOND
-    }
-
-    fn tell_all(&self, note: impl Fn() -> Note) {
-        for link in lock(&self.links).values() {
-            let _ = link.send(note());
-        }
-    }
-}
-
-const fn leave(why: &'static str) -> Note {
-    Note::Leave { why, done: None }
-}
-
 /// A running server. Dropping it stops it without waiting; `shutdown` waits.
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
     listeners: Vec<Arc<Socket>>,
     addresses: Vec<SocketAddr>,
-    acceptors: Vec<JoinHandle<()>>,
-    workers: Vec<JoinHandle<()>>,
+    /// In the order in which they end: acceptors, the door, workers.
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
     /// Starts listening and serving. All sockets are bound before the first connection is taken.
     pub fn start(head: Arc<Head>, pool: Arc<Pool>, options: Options) -> Result<Self, Error> {
         check(&options)?;
-        let shared = Arc::new(Shared {
-            targets: Targets::new(
-                head,
-                options.iqn_prefix,
-                options.auth,
-                options.algorithms,
-                options.redirect,
-            ),
-            pool,
-            metrics: Metrics::default(),
-            budget: AtomicUsize::new(0),
-            newcomers: AtomicUsize::new(0),
-            links: Mutex::new(HashMap::new()),
-            next_link: AtomicU64::new(1),
-            stopped: AtomicBool::new(false),
-            refusals: Mutex::new((None, 0)),
-        });
+        let targets = Targets::new(
+            head,
+            options.iqn_prefix,
+            options.auth,
+            options.algorithms,
+            options.redirect,
+        );
+        let shared = Arc::new(Shared::new(targets, pool));
         let mut server = Self {
             shared,
             listeners: Vec::new(),
             addresses: Vec::new(),
-            acceptors: Vec::new(),
-            workers: Vec::new(),
+            threads: Vec::new(),
         };
         for address in &options.listen {
             let (socket, bound) = bind(*address)?;
@@ -176,9 +94,11 @@ impl Server {
         let inboxes = (0..count)
             .map(|n| server.start_worker(n))
             .collect::<Result<Vec<_>, _>>()?;
+        let door = server.start_door(inboxes)?;
         for n in 0..server.listeners.len() {
-            server.start_acceptor(n, inboxes.clone())?;
+            server.start_acceptor(n, door.clone())?;
         }
+        server.threads.reverse();
         Ok(server)
     }
 
@@ -197,50 +117,68 @@ impl Server {
     /// Asks every initiator politely to leave, and sends all later logins to `redirect` (`address:port`).
     pub fn drain(&self, redirect: String) {
         self.shared.targets.redirect_to(redirect);
-        self.shared.tell_all(|| Note::Drain);
+        self.shared.drain();
     }
 
     /// Ends every session after its running operations, and waits for all threads.
     pub fn shutdown(mut self) {
         self.stop();
-        for thread in self.acceptors.drain(..).chain(self.workers.drain(..)) {
+        for thread in self.threads.drain(..) {
             // A thread that panicked has said so; there is nothing more to learn here.
             let _ = thread.join();
         }
     }
 
     fn stop(&self) {
-        self.shared.stopped.store(true, SeqCst);
+        self.shared.stop();
         for listener in &self.listeners {
             // On Linux this wakes `accept` with an error.
             let _ = listener.shutdown(std::net::Shutdown::Both);
         }
-        self.shared.tell_all(|| leave("the head stops"));
     }
 
-    fn start_worker(&mut self, number: usize) -> Result<Inbox, Error> {
-        let (inbox, connections) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Error::io(ErrorKind::Thread, e, "an iSCSI worker's runtime"))?;
-        let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new()
-            .name(format!("iscsi-{number}"))
-            .spawn(move || work(&runtime, connections, &shared))
-            .map_err(|e| Error::io(ErrorKind::Thread, e, "an iSCSI worker's thread"))?;
-        self.workers.push(thread);
+    fn start_worker(&mut self, number: usize) -> Result<Inbox<Entered>, Error> {
+        let (inbox, sessions) = mpsc::unbounded_channel();
+        let runtime = runtime("an iSCSI worker's runtime")?;
+        self.start_thread(format!("iscsi-{number}"), move || work(&runtime, sessions))?;
         Ok(inbox)
     }
 
-    fn start_acceptor(&mut self, number: usize, inboxes: Vec<Inbox>) -> Result<(), Error> {
+    /// The thread on which connections log in.
+    fn start_door(&mut self, workers: Vec<Inbox<Entered>>) -> Result<Inbox<Arrival>, Error> {
+        let (inbox, arrivals) = mpsc::unbounded_channel();
+        let runtime = runtime("the iSCSI door's runtime")?;
+        let shared = Arc::clone(&self.shared);
+        let workers = Workers {
+            inboxes: workers,
+            turn: AtomicUsize::new(0),
+        };
+        self.start_thread("iscsi-door".to_owned(), move || {
+            lower_priority();
+            open_door(&runtime, arrivals, &shared, workers);
+        })?;
+        Ok(inbox)
+    }
+
+    fn start_acceptor(&mut self, number: usize, door: Inbox<Arrival>) -> Result<(), Error> {
         let listener = Arc::clone(&self.listeners[number]);
         let shared = Arc::clone(&self.shared);
+        self.start_thread(format!("iscsi-accept-{number}"), move || {
+            lower_priority();
+            accept(&listener, &door, &shared);
+        })
+    }
+
+    fn start_thread(
+        &mut self,
+        name: String,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
         let thread = std::thread::Builder::new()
-            .name(format!("iscsi-accept-{number}"))
-            .spawn(move || accept(&listener, &inboxes, &shared))
-            .map_err(|e| Error::io(ErrorKind::Thread, e, "an iSCSI acceptor's thread"))?;
-        self.acceptors.push(thread);
+            .name(name)
+            .spawn(work)
+            .map_err(|e| Error::io(ErrorKind::Thread, e, "a thread of the iSCSI server"))?;
+        self.threads.push(thread);
         Ok(())
     }
 }
@@ -251,7 +189,38 @@ impl Drop for Server {
     }
 }
 
-type Inbox = mpsc::UnboundedSender<(StdStream, SocketAddr)>;
+type Inbox<T> = mpsc::UnboundedSender<T>;
+
+/// Sessions are handed to workers in turn.
+#[derive(Debug)]
+pub(super) struct Workers {
+    inboxes: Vec<Inbox<Entered>>,
+    turn: AtomicUsize,
+}
+
+impl Workers {
+    pub(super) fn hand_over(&self, session: Entered) {
+        let turn = self.turn.fetch_add(1, Relaxed) % self.inboxes.len().max(1);
+        if let Some(inbox) = self.inboxes.get(turn) {
+            let _ = inbox.send(session);
+        }
+    }
+}
+
+fn runtime(what: &str) -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(POLLS_PER_LOOK)
+        .build()
+        .map_err(|e| Error::io(ErrorKind::Thread, e, what))
+}
+
+/// On Linux this concerns the calling thread only.
+fn lower_priority() {
+    if let Err(error) = rustix::process::setpriority_process(None, DOOR_NICE) {
+        tracing::debug!(%error, "the iSCSI door runs with normal priority");
+    }
+}
 
 fn check(options: &Options) -> Result<(), Error> {
     if options.listen.is_empty() {
@@ -303,55 +272,88 @@ fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), Error> {
     })
 }
 
-/// Takes connections until the listener is shut down, and hands them out in turn.
-fn accept(listener: &Socket, inboxes: &[Inbox], shared: &Shared) {
-    let mut turn = 0usize;
+/// Takes connections until the listener is shut down. Whoever may not wait for a login is turned away here.
+fn accept(listener: &Socket, door: &Inbox<Arrival>, shared: &Arc<Shared>) {
+    let mut failures = 0u64;
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept() {
+            _ if shared.is_stopped() => return,
             Ok((socket, peer)) => {
-                if shared.stopped.load(Relaxed) {
-                    return;
-                }
                 let Some(peer) = peer.as_socket() else {
                     continue;
                 };
-                if SockRef::from(&socket).set_nonblocking(true).is_err() {
+                let Some(ticket) = shared.admit(peer) else {
+                    // With a reset: no memory and no time is spent on an orderly end.
+                    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
                     continue;
-                }
-                turn = turn.wrapping_add(1);
-                if let Some(inbox) = inboxes.get(turn % inboxes.len().max(1)) {
-                    let _ = inbox.send((socket.into(), peer));
+                };
+                if SockRef::from(&socket).set_nonblocking(true).is_ok() {
+                    let _ = door.send(Arrival::new(socket.into(), peer, ticket));
                 }
             }
-            Err(_) if shared.stopped.load(Relaxed) => return,
             Err(e) => {
-                // Out of file numbers, most likely: others must end before it gets better.
-                tracing::warn!(error = %e, "a connection could not be accepted");
+                // Out of file numbers, most likely: strangers give some back.
+                shared.shed();
+                failures += 1;
+                if told.is_none_or(|at| at.elapsed() >= ACCEPT_TOLD_EVERY) {
+                    tracing::warn!(error = %e, failures, "connections could not be accepted; \
+                        raise the limit of open files (LimitNOFILE)");
+                    told = Some(Instant::now());
+                    failures = 0;
+                }
                 std::thread::park_timeout(ACCEPT_RETRY);
             }
         }
     }
 }
 
-/// One worker: serves its connections until no more can come and all are over.
-fn work(
-    runtime: &tokio::runtime::Runtime,
-    mut connections: mpsc::UnboundedReceiver<(StdStream, SocketAddr)>,
+/// The door: logs strangers in until no more can come and all are through, and tells what was refused.
+fn open_door(
+    runtime: &Runtime,
+    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
     shared: &Arc<Shared>,
+    workers: Workers,
 ) {
-    let local = tokio::task::LocalSet::new();
-    local.block_on(runtime, async {
-        while let Some((stream, peer)) = connections.recv().await {
-            match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => {
-                    let shared = Arc::clone(shared);
-                    tokio::task::spawn_local(driver::serve(stream, peer, shared));
-                }
-                Err(e) => tracing::warn!(error = %e, "a connection could not be registered"),
+    let workers = Arc::new(workers);
+    runtime.block_on(async {
+        let mut logins = JoinSet::new();
+        let mut clock = tokio::time::interval(limits::REFUSAL_TOLD_EVERY / 10);
+        loop {
+            tokio::select! {
+                arrival = arrivals.recv() => match arrival {
+                    Some(arrival) => {
+                        let (shared, workers) = (Arc::clone(shared), Arc::clone(&workers));
+                        logins.spawn(login_driver::serve(arrival, shared, workers));
+                    }
+                    None => break,
+                },
+                Some(_) = logins.join_next() => {}
+                _ = clock.tick() => shared.tell_due(),
             }
         }
+        while logins.join_next().await.is_some() {}
     });
-    runtime.block_on(local);
+}
+
+/// One worker: serves its sessions until no more can come and all are over.
+fn work(runtime: &Runtime, mut inbox: mpsc::UnboundedReceiver<Entered>) {
+    let turns = Turns::default();
+    runtime.block_on(async {
+        let mut sessions = JoinSet::new();
+        loop {
+            tokio::select! {
+                session = inbox.recv() => match session {
+                    Some(session) => {
+                        sessions.spawn(driver::serve(session, turns.turn()));
+                    }
+                    None => break,
+                },
+                Some(_) = sessions.join_next() => {}
+            }
+        }
+        while sessions.join_next().await.is_some() {}
+    });
 }
 
 #[cfg(test)]
@@ -365,7 +367,7 @@ mod test {
     #[test]
     fn accepted_sockets_inherit_what_the_listener_was_told() {
         let (listener, address) = loopback();
-        let _client = StdStream::connect(address).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
         let (socket, _) = listener.accept().unwrap();
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());

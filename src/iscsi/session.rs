@@ -147,7 +147,7 @@ pub enum Eviction {
     HandedOver,
     /// Firmware logs in: whatever ran on this node runs no more.
     NewBoot,
-    /// Too many sessions of this initiator; this one was quiet the longest.
+    /// Too many sessions of this initiator, or on this target; this one was quiet the longest.
     TooMany,
 }
 
@@ -159,7 +159,7 @@ impl Eviction {
             Self::Reinstated => "reinstated",
             Self::HandedOver => "handed over to the operating system",
             Self::NewBoot => "the node boots anew",
-            Self::TooMany => "too many sessions of this initiator",
+            Self::TooMany => "too many sessions of this initiator or target",
         }
     }
 }
@@ -224,7 +224,12 @@ impl<T: Clone> Registry<T> {
                 victims.push((seat.handle.clone(), why));
             }
         }
-        while let Some(seat) = self.surplus(&member.identity.initiator) {
+        let own = |seat: &Seat<T>| seat.member.identity.initiator == member.identity.initiator;
+        while let Some(seat) = self.surplus(own, limits::SESSIONS_PER_INITIATOR) {
+            seat.leaving = true;
+            victims.push((seat.handle.clone(), Eviction::TooMany));
+        }
+        while let Some(seat) = self.surplus(|_| true, limits::SESSIONS_PER_TARGET) {
             seat.leaving = true;
             victims.push((seat.handle.clone(), Eviction::TooMany));
         }
@@ -272,12 +277,10 @@ impl<T: Clone> Registry<T> {
         self.seats.is_empty()
     }
 
-    /// The longest quiet session of `initiator`, when it has no room for one more.
-    fn surplus(&mut self, initiator: &Iqn) -> Option<&mut Seat<T>> {
-        let stays =
-            |seat: &&mut Seat<T>| !seat.leaving && seat.member.identity.initiator == *initiator;
-        let count = self.seats.iter_mut().filter(stays).count();
-        if count < limits::SESSIONS_PER_INITIATOR {
+    /// The longest quiet one of those sessions, when there is no room for one more beside `most`.
+    fn surplus(&mut self, which: impl Fn(&Seat<T>) -> bool, most: usize) -> Option<&mut Seat<T>> {
+        let stays = |seat: &&mut Seat<T>| !seat.leaving && which(seat);
+        if self.seats.iter_mut().filter(stays).count() < most {
             return None;
         }
         self.seats
@@ -427,6 +430,20 @@ mod test {
             .enter(member("a", 99, InitiatorKind::Os, 99), 99)
             .unwrap();
         assert_eq!(next.victims, [(3, Eviction::TooMany)]);
+    }
+
+    #[test]
+    fn a_target_has_so_many_sessions_whatever_names_they_give() {
+        let mut all = Registry::default();
+        let mut left = 0;
+        for n in 0..2 * limits::SESSIONS_PER_TARGET {
+            let nexus = u64::try_from(n).unwrap();
+            let entered = all
+                .enter(member(&format!("n{n}"), 1, InitiatorKind::Os, nexus), n)
+                .unwrap();
+            left += entered.victims.len();
+        }
+        assert_eq!(left, limits::SESSIONS_PER_TARGET);
     }
 
     #[test]

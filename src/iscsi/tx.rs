@@ -14,6 +14,8 @@ pub(super) struct Tx {
     /// Bytes of the first item that are gone.
     gone: usize,
     bytes: usize,
+    /// Bytes of memory of inline data and of the items themselves.
+    control: usize,
     pushed: u64,
     encoder: Encoder,
 }
@@ -30,6 +32,15 @@ impl Item {
         self.header.len() + self.data.len() + self.trailer.len()
     }
 
+    /// Memory it takes beside the payload, which its task has booked.
+    const fn control(&self) -> usize {
+        let inline = match &self.data {
+            Data::Inline(bytes) => bytes.len(),
+            Data::None | Data::Payload(..) => 0,
+        };
+        inline + size_of::<Self>()
+    }
+
     /// Its parts in order.
     fn parts(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(&self.header[..])
@@ -44,6 +55,7 @@ impl Tx {
             items: VecDeque::new(),
             gone: 0,
             bytes: 0,
+            control: 0,
             pushed: 0,
             encoder,
         }
@@ -57,6 +69,7 @@ impl Tx {
             data: pdu.data,
         };
         self.bytes += item.len();
+        self.control += item.control();
         self.pushed += 1;
         self.items.push_back(item);
     }
@@ -64,6 +77,11 @@ impl Tx {
     /// Bytes that wait.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of memory of what waits, beside payloads.
+    pub(super) const fn control(&self) -> usize {
+        self.control
     }
 
     /// True when nothing waits.
@@ -108,6 +126,7 @@ impl Tx {
                 break;
             }
             self.gone -= len;
+            self.control = self.control.saturating_sub(first.control());
             self.items.pop_front();
         }
     }
@@ -158,6 +177,6 @@ mod test {
             tx.sent(n);
         }
         assert_eq!(sent, expected);
-        assert_eq!(tx.bytes(), 0);
+        assert_eq!((tx.bytes(), tx.control()), (0, 0));
     }
 }

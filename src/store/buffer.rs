@@ -42,6 +42,16 @@ impl Buffer {
         Self { bytes, len }
     }
 
+    /// Bytes of memory that a buffer of `len` bytes takes: what a budget must count.
+    #[must_use]
+    pub fn footprint(len: usize) -> usize {
+        if len == 0 {
+            return 0;
+        }
+        let class = CLASSES.iter().find(|&&size| len <= size);
+        class.copied().unwrap_or(len)
+    }
+
     /// Makes it shareable and read-only.
     #[must_use]
     pub fn freeze(self) -> Payload {

@@ -7,7 +7,7 @@ use super::super::pdu::{Bhs, RESERVED_TAG};
 use super::super::task::{Attribute, Burst, Phase, Stream, Task, TaskId, clip};
 use super::{Answer, Connection, Incoming, Output, Pdu, reason};
 use crate::limits;
-use crate::scsi::{BlockOp, Reply, Sense, Step};
+use crate::scsi::{BlockOp, Reply, Sense, Step, status};
 use crate::store::{Buffer, Payload};
 
 /// Flags of byte 1 (RFC 7143 11.3.1).
@@ -56,7 +56,9 @@ impl Connection {
             self.reject(bhs, reason::FIELD, now);
             return;
         };
-        let refusal = self.refusal(bhs, data.bytes().len());
+        let refusal = self
+            .refusal(bhs, data.len())
+            .or_else(|| self.shortage(bhs, &data, unsolicited));
         let Some(id) = self.tasks.open(new_task(bhs, *cdb, long_cdb)) else {
             // Cannot happen: the window and the immediate limit together are the table's size.
             self.close(super::Why::Protocol("more commands than the window allows"));
@@ -91,6 +93,18 @@ impl Connection {
         };
         let unasked = flags & FINAL == 0 && agreed.initial_r2t;
         (immediate > allowed || unasked).then(|| Reply::check(Sense::UNEXPECTED_UNSOLICITED_DATA))
+    }
+
+    /// No memory for what the command brings or announces: the initiator tries again later.
+    fn shortage(&self, bhs: &Bhs, data: &Incoming<'_>, unsolicited: bool) -> Option<Reply> {
+        let end = if unsolicited {
+            bhs.u32_at(20).min(self.options.negotiated.first_burst) as usize
+        } else {
+            data.len()
+        };
+        let dropped = matches!(data, Incoming::Dropped(_));
+        (dropped || Buffer::footprint(end) > self.allowance)
+            .then(|| Reply::of_status(status::TASK_SET_FULL))
     }
 
     /// Keeps immediate data, and makes room for the unsolicited rest when some is announced.
@@ -288,8 +302,9 @@ impl Connection {
         Some(task)
     }
 
-    /// Sets the bytes of memory that a task holds.
+    /// Sets the bytes that a task holds; its buffer takes a little more.
     pub(super) fn account(&mut self, id: TaskId, bytes: usize) {
+        let bytes = Buffer::footprint(bytes);
         if let Some(task) = self.tasks.get_mut(id) {
             self.memory = self.memory - task.memory + bytes;
             task.memory = bytes;

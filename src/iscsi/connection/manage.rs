@@ -61,6 +61,10 @@ impl Connection {
             return;
         }
         self.count_immediate(bhs);
+        if self.pending.len() >= limits::MANAGEMENT_MAX {
+            self.respond(bhs.itt(), bhs.immediate(), REJECTED);
+            return;
+        }
         let lun = lun_number(bhs.lun()).filter(|lun| self.options.luns.contains(lun));
         let beyond =
             |make: fn(u16) -> Management| lun.map(|lun| (Kind::Beyond(make(lun)), Some(lun)));
