@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApiError, App};
 use crate::catalog::PendingRecord;
-use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeView, NodesDone};
+use crate::head::{
+    NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeSecretsSet, NodeView, NodesDone,
+};
 use crate::names::NodeName;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/nodes", get(list).post(add).patch(set).delete(remove))
         .route("/v1/nodes/approve", post(approve))
-        .route("/v1/nodes/secrets", get(secrets))
+        .route("/v1/nodes/secrets", get(secrets).put(set_secrets))
         .route("/v1/pending", get(pending))
 }
 
@@ -51,6 +53,15 @@ async fn secrets(
         .nodes
         .ok_or_else(|| ApiError::invalid("name the nodes whose secrets are wanted"))?;
     Ok(Json(app.head.node_secrets(&nodes)?))
+}
+
+async fn set_secrets(
+    State(app): State<App>,
+    ask: Body<NodeSecretsSet>,
+) -> Result<Json<NodesDone>, ApiError> {
+    let Json(ask) = ask?;
+    let work = move |app: App| app.head.node_secrets_set(&ask);
+    Ok(Json(app.blocking(work).await?))
 }
 
 async fn add(State(app): State<App>, ask: Body<NodeAdd>) -> Result<Json<NodesDone>, ApiError> {

@@ -108,6 +108,18 @@ fn describe(kind: &EventKind) -> String {
             next,
         } => format!("FAILED at {stage}: {reason}; {next}"),
         EventKind::VolumeFailed { reason } => format!("disk failed: {reason}"),
+        EventKind::ClonedInitiator {
+            initiator,
+            first,
+            second,
+        } => format!(
+            "TWO MACHINES are {initiator}: {first} and {second} push each other out; \
+             give one of them another name"
+        ),
+        EventKind::Drain { state, to } => {
+            let to = to.map_or(String::new(), |to| format!(", logins go to {to}"));
+            format!("drain {state}{to}")
+        }
         EventKind::Campaign { id, state, detail } => format!("campaign {id} {state}: {detail}"),
     }
 }

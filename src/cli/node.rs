@@ -12,7 +12,9 @@ use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
 use super::{Exit, progress};
 use crate::catalog::{ImageRef, PendingRecord};
-use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeView, NodesDone};
+use crate::head::{
+    NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeSecretsSet, NodeView, NodesDone,
+};
 use crate::names::{Mac, NodeName};
 use crate::units::UnixMillis;
 
@@ -42,7 +44,14 @@ pub(super) enum Verb {
     /// Prints the CHAP users and secrets of nodes, to set up an initiator by hand
     Secret {
         /// The nodes
-        nodeset: String,
+        #[arg(required_unless_present = "from", conflicts_with = "from")]
+        nodeset: Option<String>,
+        /// Take over those that `node secret -o json` printed on another head; - reads stdin
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+        /// Only show what would be done, with --from
+        #[arg(long, requires = "from")]
+        dry_run: bool,
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
@@ -170,7 +179,21 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
             nodeset, output, ..
         } => list(door, nodeset.as_deref(), output).await,
         Verb::Show { nodeset, output } => show(door, &nodeset, output).await,
-        Verb::Secret { nodeset, output } => secret(door, &nodeset, output).await,
+        Verb::Secret {
+            from: Some(path),
+            dry_run,
+            ..
+        } => {
+            let secrets = serde_json::from_str(&read_text(&path)?)
+                .with_context(|| format!("file {}", path.display()))?;
+            let ask = NodeSecretsSet { secrets, dry_run };
+            let done: NodesDone = door.call(Method::PUT, "/v1/nodes/secrets", &ask).await?;
+            tell(&done, "changed");
+            Ok(Exit::Good)
+        }
+        Verb::Secret {
+            nodeset, output, ..
+        } => secret(door, &nodeset.unwrap_or_default(), output).await,
         Verb::Set(args) => set(door, args).await,
         Verb::Rm {
             nodeset,

@@ -6,13 +6,14 @@
 //! Unknown keys are errors with their line and the nearest known key. A flag beats the environment, which
 //! beats the file, which beats the default.
 
+mod bounds;
 mod file;
 mod nearest;
 mod settings;
 
 pub use settings::{
-    AuthMode, BootSettings, ChapAlgorithm, ConfigError, DhcpMode, IscsiSettings, Settings,
-    WaveSettings,
+    AuthMode, BootSettings, ChapAlgorithm, ConfigError, DhcpMode, DigestMode, IscsiSettings,
+    LimitSettings, Settings, WaveSettings,
 };
 
 /// Where the file is looked for when neither `--config` nor `REVEILLE_CONFIG` names one.

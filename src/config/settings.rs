@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{Boot, File, Iscsi, Wave};
 use super::nearest::nearest;
-use crate::names::Iqn;
+use crate::names::{Iqn, parse_portal};
 
 /// A fault of the configuration: the file, the line where there is one, the cause and the next step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +54,19 @@ pub enum ChapAlgorithm {
     Md5,
 }
 
+/// Which digests of PDUs are agreed to, within an initiator's offer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DigestMode {
+    /// The first of the offer.
+    #[default]
+    Offered,
+    /// None where it is offered.
+    PreferNone,
+    /// CRC32C where it is offered.
+    PreferCrc32c,
+}
+
 /// Everything, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -63,6 +76,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// iSCSI.
     pub iscsi: IscsiSettings,
+    /// Bounds.
+    pub limits: LimitSettings,
     /// Boot services; none when no interface is named.
     pub boot: Option<BootSettings>,
     /// Defaults of campaigns.
@@ -80,8 +95,27 @@ pub struct IscsiSettings {
     pub auth: AuthMode,
     /// Digests for CHAP in the order of preference; never empty.
     pub chap_algorithms: Vec<ChapAlgorithm>,
+    /// Digests of PDUs.
+    pub digests: DigestMode,
+    /// Another head that every login is sent to.
+    pub redirect: Option<SocketAddr>,
     /// Threads.
     pub workers: usize,
+}
+
+/// Bounds that can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Sessions of one node.
+    pub sessions_per_node: usize,
+    /// Connections that have logged in.
+    pub connections: usize,
+    /// Bytes of data that all connections hold together.
+    pub data_memory: usize,
+    /// Connections that have not logged in yet.
+    pub logins_in_progress: usize,
+    /// The same of one address.
+    pub logins_per_address: usize,
 }
 
 /// Settings of the boot services.
@@ -159,6 +193,7 @@ impl Settings {
                 .socket
                 .unwrap_or_else(|| state.join("reveille.sock")),
             iscsi: iscsi(file.iscsi).map_err(wrong)?,
+            limits: super::bounds::limits(&file.limits).map_err(wrong)?,
             boot: boot(file.boot).map_err(wrong)?,
             wave: wave(file.wave).map_err(wrong)?,
             state,
@@ -214,8 +249,16 @@ fn iscsi(file: Iscsi) -> Result<IscsiSettings, String> {
         iqn_prefix: prefix.to_string(),
         auth: file.auth.unwrap_or_default(),
         chap_algorithms: algorithms(file.chap_algorithms)?,
+        digests: file.digests.unwrap_or_default(),
+        redirect: redirect(file.redirect.as_deref())?,
         workers: file.workers.unwrap_or(0),
     })
+}
+
+fn redirect(text: Option<&str>) -> Result<Option<SocketAddr>, String> {
+    let text = text.filter(|text| !text.is_empty());
+    let portal = text.map(parse_portal).transpose();
+    portal.map_err(|e| format!("iscsi.redirect `{}`: {}", e.given, e.why))
 }
 
 fn algorithms(wanted: Option<Vec<ChapAlgorithm>>) -> Result<Vec<ChapAlgorithm>, String> {
@@ -358,6 +401,21 @@ mod test {
             ("[iscsi]\niqn_prefix=\"my disk\"", "iscsi.iqn_prefix"),
             ("[iscsi]\nlisten=[\"3260\"]", "line 2"),
             ("[iscsi]\nauth=\"both\"", "line 2"),
+            ("[iscsi]\nredirect=\"head2\"", "iscsi.redirect `head2`"),
+            ("[iscsi]\ndigests=\"always\"", "line 2"),
+            ("[limits]\nsessions=3", "unknown key `sessions`"),
+            ("[limits]\nsessions_per_node=1", "limits.sessions_per_node"),
+            ("[limits]\ndata_memory=\"64M\"", "limits.data_memory"),
+            ("[limits]\ndata_memory=\"lots\"", "limits.data_memory"),
+            ("[limits]\nconnections=100000", "limits.connections"),
+            (
+                "[limits]\nlogins_in_progress=0",
+                "limits.logins_in_progress",
+            ),
+            (
+                "[limits]\nlogins_per_address=5000",
+                "limits.logins_per_address",
+            ),
             (
                 "[iscsi]\nchap_algorithms=[]",
                 "iscsi.chap_algorithms is empty",

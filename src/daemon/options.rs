@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::api::Fallbacks;
 use crate::boot;
-use crate::config::{AuthMode, ChapAlgorithm, DhcpMode, Settings};
+use crate::config::{AuthMode, ChapAlgorithm, DhcpMode, DigestMode, Settings};
 use crate::head::HeadOptions;
 use crate::iscsi;
 use crate::wave::WaveSize;
@@ -14,7 +14,7 @@ pub(super) fn head(_: &Settings) -> HeadOptions {
 }
 
 pub(super) fn iscsi(settings: &Settings) -> iscsi::Options {
-    let iscsi = &settings.iscsi;
+    let (iscsi, limits) = (&settings.iscsi, &settings.limits);
     iscsi::Options {
         listen: iscsi.listen.clone(),
         iqn_prefix: iscsi.iqn_prefix.clone(),
@@ -24,7 +24,19 @@ pub(super) fn iscsi(settings: &Settings) -> iscsi::Options {
             AuthMode::Mutual => iscsi::Auth::Mutual,
         },
         algorithms: algorithms(&iscsi.chap_algorithms),
-        redirect: None,
+        digests: match iscsi.digests {
+            DigestMode::Offered => iscsi::Digests::Offered,
+            DigestMode::PreferNone => iscsi::Digests::PreferNone,
+            DigestMode::PreferCrc32c => iscsi::Digests::PreferCrc32c,
+        },
+        redirect: iscsi.redirect,
+        bounds: iscsi::Bounds {
+            sessions_per_node: limits.sessions_per_node,
+            sessions: limits.connections,
+            data_bytes: limits.data_memory,
+            newcomers: limits.logins_in_progress,
+            newcomers_per_address: limits.logins_per_address,
+        },
         workers: (iscsi.workers > 0).then_some(iscsi.workers),
     }
 }

@@ -18,6 +18,7 @@
 
 mod boot;
 mod collect;
+mod drain;
 mod error;
 pub mod gate;
 mod image_edit;
@@ -47,6 +48,7 @@ use crate::store::layer::Recovery;
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
+pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
 pub use gate::{Admission, Gate};
 pub use image_edit::{ImageRemove, ImageRemoved, ImageTag, ImageTagged, ImageUntag};
@@ -57,7 +59,7 @@ pub use images::{
 pub use layers::{LayerReset, LayerUse, LayerView};
 pub use node_edit::{NodeChange, NodeRemove, NodeView};
 pub use nodes::{NodeAdd, NodeApprove};
-pub use secrets::{HEAD_USER, NodeSecret};
+pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
 
 use error::Result;
 use state_dir::StateDir;
@@ -93,6 +95,8 @@ pub struct Head {
     runs: boot::Runs,
     waiting: pending::Waiting,
     collection: collect::Collection,
+    drains: arc_swap::ArcSwap<Drains>,
+    drain_turn: std::sync::Mutex<()>,
     /// Ephemeral layers of boots up to this one are lost.
     lost_boots: u64,
     /// Persistent layers of boots up to this one may lack what was answered and not flushed.
@@ -150,6 +154,8 @@ impl Head {
             runs: boot::Runs::default(),
             waiting: pending::Waiting::from(&catalog.snapshot()),
             collection: collect::Collection::default(),
+            drains: arc_swap::ArcSwap::from_pointee(drain::load(&catalog)),
+            drain_turn: std::sync::Mutex::default(),
             catalog,
             store,
             lost_boots: begun.lost_boots,

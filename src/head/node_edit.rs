@@ -169,6 +169,11 @@ impl Head {
             set.iter().map(remove).collect::<Result<Vec<_>>>()
         })?;
         let mut notices = Vec::new();
+        if !ask.dry_run
+            && let Err(e) = self.forget_drains(&set)
+        {
+            notices.push(format!("orders to drain them still stand: {e}"));
+        }
         for node in removed.iter().filter(|_| !ask.dry_run) {
             let run = self.runs.of(&node.name);
             let _run = boot::lock(&run);

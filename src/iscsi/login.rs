@@ -18,7 +18,9 @@ use std::time::Instant;
 
 use super::chap::{Algorithms, Challenger, ChapAnswer, ChapKeys};
 use super::keys::{Builder, Chain, Pair, parse, quote};
-use super::params::{Key, Negotiated, Negotiation, Phase, Refusal, SessionType, find, status};
+use super::params::{
+    Digests, Key, Negotiated, Negotiation, Phase, Refusal, SessionType, find, status,
+};
 use super::pdu::{Bhs, op};
 use crate::limits::{
     COMMAND_WINDOW, FIRST_PDU_WAIT, LOGIN_KEYS_MAX, LOGIN_PDUS_MAX, LOGIN_WAIT, TEXT_CHAIN_MAX,
@@ -144,6 +146,8 @@ pub struct Options {
     pub entropy: [u8; 64],
     /// Digests that CHAP may use.
     pub algorithms: Algorithms,
+    /// Digests of PDUs that are agreed to.
+    pub digests: Digests,
     /// When the connection was accepted.
     pub accepted: Instant,
 }
@@ -278,6 +282,7 @@ impl Login {
     pub fn new(options: Options) -> Self {
         Self {
             stat_sn: options.first_stat_sn,
+            negotiation: Negotiation::new(options.digests),
             options,
             out: VecDeque::new(),
             state: State::Listening,
@@ -290,7 +295,6 @@ impl Login {
             text: Chain::default(),
             ask: None,
             auth: Auth::Undecided,
-            negotiation: Negotiation::new(),
             portal_group_told: false,
         }
     }

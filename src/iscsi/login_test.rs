@@ -63,6 +63,7 @@ fn options() -> Options {
         first_stat_sn: u32::MAX - 1,
         entropy: entropy(),
         algorithms: Algorithms::default(),
+        digests: Digests::default(),
         accepted: Instant::now(),
     }
 }

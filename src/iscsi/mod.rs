@@ -26,9 +26,11 @@
 //! or transfer), **CmdSN**, **StatSN**, **R2T** as in RFC 7143 section 2. **Nexus**: one session seen from
 //! SCSI.
 
+pub mod bounds;
 pub mod budget;
 pub mod chap;
 pub mod connection;
+mod control;
 mod driver;
 pub mod error;
 mod exec;
@@ -43,6 +45,7 @@ mod ops;
 pub mod pace;
 pub mod params;
 pub mod pdu;
+mod portals;
 pub mod refusals;
 mod rx;
 pub mod serial;
@@ -55,8 +58,11 @@ pub mod text;
 mod turns;
 mod tx;
 
+pub use bounds::Bounds;
 pub use chap::{Algorithm, Algorithms};
+pub use control::Control;
 pub use error::{Error, ErrorKind};
 pub use metrics::Metrics;
+pub use params::Digests;
 pub use server::{Options, Server};
 pub use target::Auth;

@@ -55,6 +55,7 @@ fn machine() -> Login {
         first_stat_sn: 7,
         entropy: [3; 64],
         algorithms: crate::iscsi::Algorithms::default(),
+        digests: crate::iscsi::Digests::default(),
         accepted: Instant::now(),
     })
 }
