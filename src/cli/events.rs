@@ -107,6 +107,13 @@ fn describe(kind: &EventKind) -> String {
             reason,
             next,
         } => format!("FAILED at {stage}: {reason}; {next}"),
+        rare => describe_rare(rare),
+    }
+}
+
+/// What seldom happens, and concerns more than one boot.
+fn describe_rare(kind: &EventKind) -> String {
+    match kind {
         EventKind::VolumeFailed { reason } => format!("disk failed: {reason}"),
         EventKind::ClonedInitiator {
             initiator,
@@ -121,5 +128,6 @@ fn describe(kind: &EventKind) -> String {
             format!("drain {state}{to}")
         }
         EventKind::Campaign { id, state, detail } => format!("campaign {id} {state}: {detail}"),
+        _ => String::new(),
     }
 }

@@ -242,88 +242,29 @@ impl Metrics {
     }
 
     /// Everything that only grows: name, what it is, number.
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 20] {
+    #[rustfmt::skip]
+    const fn counters(&self) -> [(&'static str, &'static str, &Counter); 20] {
         [
-            (
-                "connections_accepted_total",
-                "Connections accepted.",
-                &self.accepted,
-            ),
-            (
-                "connections_turned_away_total",
-                "Connections closed at the door.",
-                &self.turned_away,
-            ),
-            (
-                "newcomers_evicted_total",
-                "Newcomers that had to go for others.",
-                &self.evicted,
-            ),
+            ("connections_accepted_total", "Connections accepted.", &self.accepted),
+            ("connections_turned_away_total", "Connections closed at the door.", &self.turned_away),
+            ("newcomers_evicted_total", "Newcomers that had to go for others.", &self.evicted),
             ("logins_total", "Logins that began a session.", &self.logins),
-            (
-                "logins_one_way_total",
-                "Logins that did not ask for the head's proof under mutual CHAP.",
-                &self.one_way,
-            ),
+            ("logins_one_way_total", "Logins under mutual CHAP that wanted no proof.", &self.one_way),
             ("logins_refused_total", "Logins refused.", &self.refused),
-            (
-                "logins_unfinished_total",
-                "Connections that ended without a login.",
-                &self.unfinished,
-            ),
-            (
-                "logins_delayed_total",
-                "Wrong secrets whose answer had to wait.",
-                &self.delayed,
-            ),
-            (
-                "sessions_replaced_total",
-                "Sessions pushed out by newer ones.",
-                &self.replaced,
-            ),
+            ("logins_unfinished_total", "Connections that ended without a login.", &self.unfinished),
+            ("logins_delayed_total", "Wrong secrets whose answer had to wait.", &self.delayed),
+            ("sessions_replaced_total", "Sessions pushed out by newer ones.", &self.replaced),
             ("pdus_in_total", "PDUs received by sessions.", &self.pdus_in),
             ("pdus_out_total", "PDUs sent by sessions.", &self.pdus_out),
-            (
-                "socket_writes_total",
-                "Write calls that carried them.",
-                &self.writes_out,
-            ),
+            ("socket_writes_total", "Write calls that carried them.", &self.writes_out),
             ("rejects_total", "PDUs rejected.", &self.rejects),
-            (
-                "header_digest_errors_total",
-                "Headers with a wrong digest.",
-                &self.header_digests,
-            ),
-            (
-                "data_digest_errors_total",
-                "Data segments with a wrong digest.",
-                &self.data_digests,
-            ),
-            (
-                "reads_warm_total",
-                "READs answered from memory.",
-                &self.warm_reads,
-            ),
-            (
-                "reads_cold_total",
-                "READs that an I/O thread did.",
-                &self.cold_reads,
-            ),
-            (
-                "read_bytes_total",
-                "Bytes read for nodes.",
-                &self.read_bytes,
-            ),
-            (
-                "written_bytes_total",
-                "Bytes written for nodes.",
-                &self.written_bytes,
-            ),
-            (
-                "busy_total",
-                "Commands answered BUSY or TASK SET FULL.",
-                &self.busy,
-            ),
+            ("header_digest_errors_total", "Headers with a wrong digest.", &self.header_digests),
+            ("data_digest_errors_total", "Data with a wrong digest.", &self.data_digests),
+            ("reads_warm_total", "READs answered from memory.", &self.warm_reads),
+            ("reads_cold_total", "READs that an I/O thread did.", &self.cold_reads),
+            ("read_bytes_total", "Bytes read for nodes.", &self.read_bytes),
+            ("written_bytes_total", "Bytes written for nodes.", &self.written_bytes),
+            ("busy_total", "Commands answered BUSY or TASK SET FULL.", &self.busy),
         ]
     }
 }

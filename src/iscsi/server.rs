@@ -131,6 +131,7 @@ impl Server {
     /// Ends in order: nobody new comes in, commands under way are finished and answered, connections close,
     /// threads end.
     pub fn shutdown(mut self) {
+        self.shared.close_door();
         self.close_listeners();
         if !self.shared.finish(limits::DRY_WAIT + limits::LINGER) {
             tracing::warn!("some connections did not come to rest and are closed as they are");

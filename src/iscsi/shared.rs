@@ -306,10 +306,13 @@ impl Shared {
         self.tell_all(|| leave("the head stops"));
     }
 
-    /// Lets every connection finish what is under way and close, and waits for that. From here on nobody new
-    /// comes in. True when all went in time.
-    pub(super) fn finish(&self, patience: Duration) -> bool {
+    /// From here on nobody new comes in.
+    pub(super) fn close_door(&self) {
         self.stopped.store(true, SeqCst);
+    }
+
+    /// Lets every connection finish what is under way and close, and waits for that. True when all went in time.
+    pub(super) fn finish(&self, patience: Duration) -> bool {
         self.tell_all(|| Note::Finish);
         let links = lock(&self.links);
         let waited = self
