@@ -1,6 +1,7 @@
 //! A scripted peer over the machine, with an in-memory disk that answers as a logical unit would. Every PDU
 //! that leaves is checked against the rules that hold always.
 
+mod bounds;
 mod fuzz;
 mod manage;
 mod other;

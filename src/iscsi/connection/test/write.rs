@@ -108,7 +108,7 @@ fn memory_follows_the_command_and_not_the_announcement() {
     let mut peer = Peer::new();
     peer.hold_runs = true;
     peer.write(1, 0, 1, u32::MAX, &[5; 512]);
-    assert_eq!(peer.conn.memory(), 512);
+    assert_eq!(peer.conn.memory(), Buffer::footprint(512));
     peer.run_all();
     peer.pump();
     assert_eq!(peer.response(good()), (2, u32::MAX - 512));
