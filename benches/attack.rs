@@ -131,7 +131,7 @@ fn start_head() -> TestHead {
 fn secrets(head: &TestHead) -> Secrets {
     let all: Secrets = (0..=ACCOMPLICES)
         .map(|n| {
-            let shown = head.good(&["node", "show", &format!("n{n}"), "--secrets", "-o", "json"]);
+            let shown = head.good(&["node", "secret", &format!("n{n}"), "-o", "json"]);
             let mut shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
             if shown.is_array() {
                 shown = shown[0].take();

@@ -117,6 +117,8 @@ pub const EXTENT_BYTES_MAX: u64 = 1 << 32;
 /// Bytes that all connections may hold together: command data (immediate, solicited, read), grown receive
 /// buffers, echoes on their way. Nothing is taken beyond it.
 pub const DATA_BYTES_MAX: usize = 1 << 30;
+/// The least that this may be set to.
+pub const DATA_BYTES_MIN: usize = 128 << 20;
 /// The part of it that is shared out on demand; the rest is kept for small commands of everyone.
 pub const DATA_BYTES_COMMON: usize = DATA_BYTES_MAX / 2;
 /// Bytes that the sessions of one node may hold together.
@@ -182,6 +184,13 @@ pub const REINSTATE_WAIT: Duration = Duration::from_secs(10);
 pub const PING_WAIT: Duration = Duration::from_secs(30);
 /// What a draining head grants an initiator for its Logout.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(10);
+/// How long commands under way may take to finish on a connection that gets no new ones, before it is closed
+/// all the same: at the end of a drain, and when the head stops.
+pub const DRY_WAIT: Duration = Duration::from_secs(8);
+/// Initiators of one target whose moves between addresses are remembered, to find two machines with one name.
+pub const MOVES_REMEMBERED: usize = 8;
+/// Nodes named one by one in orders to drain.
+pub const DRAINED_MAX: usize = NODES_MAX;
 /// Plain writes that one I/O thread takes in one go.
 pub const WRITES_PER_JOB: usize = 8;
 /// Bytes that an I/O thread compares or repeats in one go.
@@ -397,6 +406,7 @@ const _: () = assert!(BACK_OFF_MAX.as_secs() * 2 < LOGIN_WAIT.as_secs());
 const _: () = assert!(ANSWERS_MAX > (COMMAND_WINDOW + IMMEDIATE_MAX) as usize);
 const _: () = assert!(SESSIONS_PER_TARGET >= SESSIONS_PER_INITIATOR);
 const _: () = assert!(CONNECTION_RESERVE >= FIRST_BURST_MAX as usize);
+const _: () = assert!(DATA_BYTES_MIN / 4 / CONNECTION_FLOOR >= 1024);
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(4096));
 const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CHUNK_BYTES));
 const _: () = assert!(PACK_BYTES_MAX / CHUNK_BYTES <= u32::MAX as u64);

@@ -313,7 +313,7 @@ fn chap_out_of_order_or_shape_is_an_authentication_failure() {
     for reflect in [true, false] {
         let mut raw = scene.stranger();
         let (identifier, challenge) = challenged(&mut raw, "n1");
-        let algorithm = Algorithm::choose("5").unwrap();
+        let algorithm = Algorithm::of(5).unwrap();
         let right = hex(&algorithm.response(identifier, &secret, &challenge));
         let theirs = if reflect { challenge } else { vec![7; 1025] };
         let theirs = hex(&theirs);

@@ -8,7 +8,11 @@
 
 #[path = "iscsi_server/abuse.rs"]
 mod abuse;
+#[path = "iscsi_server/chap.rs"]
+mod chap;
 mod common;
+#[path = "iscsi_server/leaving.rs"]
+mod leaving;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,7 +22,6 @@ use reveille::iscsi::frame::Encoder;
 use reveille::iscsi::initiator::engine::{Command, Completion, Done, Transfer};
 use reveille::iscsi::initiator::offer::Offer;
 use reveille::iscsi::initiator::{ErrorKind, Initiator};
-use reveille::iscsi::login::Credentials;
 use reveille::iscsi::pdu::op;
 use tokio::time::timeout;
 
@@ -34,7 +37,12 @@ const LUN_RESET: u8 = 5;
 /// A head with these nodes (name, mode), running.
 fn head_with(auth: &str, nodes: &[(&str, &str)]) -> TestHead {
     let config = format!("[iscsi]\nlisten = [\"127.0.0.1:0\"]\nauth = \"{auth}\"\n");
-    let mut head = TestHead::with_config(&config);
+    head_of(&config, nodes)
+}
+
+/// The same with a configuration of its own.
+fn head_of(config: &str, nodes: &[(&str, &str)]) -> TestHead {
+    let mut head = TestHead::with_config(config);
     raw_disk(&head.path("golden.raw"), MIB);
     let raw = head.path("golden.raw").display().to_string();
     head.good(&["image", "import", &raw, "--name", "golden"]);
@@ -164,89 +172,6 @@ impl Dice {
     }
 }
 
-fn secret_of(head: &TestHead, node: &str) -> Credentials {
-    let shown = head.good(&["node", "show", node, "--secrets", "-o", "json"]);
-    let mut shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    if shown.is_array() {
-        shown = shown[0].take();
-    }
-    Credentials {
-        user: node.into(),
-        secret: shown["secret"]
-            .as_str()
-            .expect("a secret")
-            .as_bytes()
-            .to_vec(),
-    }
-}
-
-#[tokio::test]
-async fn chap_lets_the_right_secret_in_and_no_other() {
-    let head = head_with("chap", &[("n1", "ephemeral"), ("n2", "ephemeral")]);
-    let (first, second) = (secret_of(&head, "n1"), secret_of(&head, "n2"));
-    assert_ne!(first.secret, second.secret);
-    for algorithms in ["5", "7", "7,5"] {
-        let mut right = offer("n1", 1);
-        right.profile.chap_algorithms = algorithms;
-        right.chap = Some(first.clone());
-        let mut session = log_in(&head, right).await;
-        assert_eq!(read(&mut session, 0..8).await.len(), 4096);
-    }
-    let wrong = Credentials {
-        secret: b"0123456789abcdef".to_vec(),
-        ..first.clone()
-    };
-    let other_user = Credentials {
-        user: "n2".into(),
-        ..first.clone()
-    };
-    for (chap, why) in [
-        (Some(wrong), "wrong secret"),
-        (Some(other_user), "the secret of n1 under the name of n2"),
-        (Some(second), "n2 may not use the disk of n1"),
-        (None, "no credentials"),
-    ] {
-        let status = refused(
-            &head,
-            Offer {
-                chap,
-                ..offer("n1", 2)
-            },
-        )
-        .await;
-        assert_eq!(status, 0x0201, "{why}");
-    }
-    let nobody = Offer {
-        chap: Some(first.clone()),
-        ..offer("n9", 2)
-    };
-    assert_eq!(
-        refused(&head, nobody).await,
-        0x0201,
-        "an unknown target looks like a wrong secret"
-    );
-}
-
-#[tokio::test]
-async fn mutual_chap_is_never_pretended() {
-    let head = head_with("chap", &[("n1", "ephemeral")]);
-    let demanding = Offer {
-        chap: Some(secret_of(&head, "n1")),
-        mutual: Some(Credentials {
-            user: "head".into(),
-            secret: b"fedcba9876543210".to_vec(),
-        }),
-        entropy: [7; 33],
-        ..offer("n1", 1)
-    };
-    let kind = connect(&head, demanding)
-        .await
-        .map_err(|e| e.kind())
-        .unwrap_err();
-    let honest = matches!(kind, ErrorKind::Refused(0x0201) | ErrorKind::Untrusted);
-    assert!(honest, "no mutual secret is set: {kind:?}");
-}
-
 #[tokio::test]
 async fn discovery_shows_a_node_its_own_target_only() {
     let mut head = head_with("chap", &[("n1", "ephemeral"), ("n2", "ephemeral")]);
@@ -259,7 +184,7 @@ async fn discovery_shows_a_node_its_own_target_only() {
         chap,
         ..offer(node, 1)
     };
-    let chap = Some(secret_of(&head, "n1"));
+    let chap = Some(chap::secret_of(&head, "n1"));
     let mut session = connect(&head, asks("n1", chap.clone())).await.unwrap();
     assert_eq!(
         names(session.send_targets("All").await.unwrap()),

@@ -42,6 +42,8 @@ const PURE: &[&str] = &[
     "src/iscsi/chap.rs",
     "src/iscsi/serial.rs",
     "src/iscsi/session.rs",
+    "src/iscsi/portals.rs",
+    "src/iscsi/connection/leave.rs",
     "src/iscsi/budget.rs",
     "src/iscsi/gate.rs",
     "src/iscsi/pace.rs",

@@ -9,6 +9,7 @@
 
 mod board;
 mod campaigns;
+mod drain;
 mod error;
 mod events;
 mod images;
@@ -25,12 +26,14 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
 use crate::head::{Head, HeadError, HeadOptions};
+use crate::iscsi::Control;
 use crate::names::NodeName;
 use crate::units::UnixMillis;
 use crate::wave::Waves;
 
 pub use board::Board;
 pub use campaigns::{BootAsk, CampaignView, Fallbacks, PowerAsk, PowerFailure, Started};
+pub use drain::DrainView;
 pub use error::{ApiError, ErrorBody};
 pub use images::ImageAsk;
 pub use lines::{Line, Step};
@@ -54,6 +57,8 @@ pub struct Live {
     pub board: Arc<Board>,
     /// Settings of campaigns that a request leaves open.
     pub fallbacks: Fallbacks,
+    /// The running target.
+    pub iscsi: Control,
 }
 
 /// The head, in a few words.
@@ -139,6 +144,7 @@ pub fn router(app: App) -> Router {
         .merge(campaigns::routes())
         .merge(status::routes())
         .merge(events::routes())
+        .merge(drain::routes())
         .fallback(|| async { ApiError::not_found("no such address in this API") })
         .with_state(app)
 }

@@ -29,6 +29,9 @@ pub struct NodeStatus {
     /// Its place in the queue, when it is held back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_at: Option<u32>,
+    /// It is drained from this head: where its logins go, or `nowhere`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_to: Option<String>,
 }
 
 async fn status(
@@ -51,6 +54,10 @@ fn one(app: &App, live: &Live, node: NodeName) -> NodeStatus {
         timeline: live.board.node(&node).unwrap_or_default(),
         traffic: app.head.bus().traffic(&node).totals(),
         held_at,
+        drained_to: app.head.drains().order_for(Some(&node)).map(|order| {
+            let nowhere = || "nowhere".to_owned();
+            order.to.map_or_else(nowhere, |to| to.to_string())
+        }),
         node,
     }
 }

@@ -58,6 +58,12 @@ impl Door {
             .context("the head's answer is not understood; is it of another version?")
     }
 
+    /// Reads an answer that is not JSON.
+    pub(super) async fn text(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let response = self.send(Method::GET, path, &()).await?;
+        Ok(response.into_body().collect().await?.to_bytes().to_vec())
+    }
+
     /// Reads.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.call(Method::GET, path, &()).await

@@ -107,7 +107,27 @@ fn describe(kind: &EventKind) -> String {
             reason,
             next,
         } => format!("FAILED at {stage}: {reason}; {next}"),
+        rare => describe_rare(rare),
+    }
+}
+
+/// What seldom happens, and concerns more than one boot.
+fn describe_rare(kind: &EventKind) -> String {
+    match kind {
         EventKind::VolumeFailed { reason } => format!("disk failed: {reason}"),
+        EventKind::ClonedInitiator {
+            initiator,
+            first,
+            second,
+        } => format!(
+            "TWO MACHINES are {initiator}: {first} and {second} push each other out; \
+             give one of them another name"
+        ),
+        EventKind::Drain { state, to } => {
+            let to = to.map_or(String::new(), |to| format!(", logins go to {to}"));
+            format!("drain {state}{to}")
+        }
         EventKind::Campaign { id, state, detail } => format!("campaign {id} {state}: {detail}"),
+        _ => String::new(),
     }
 }

@@ -7,6 +7,7 @@ mod boot;
 mod campaign;
 mod config;
 mod door;
+mod drain;
 mod events;
 mod image;
 mod layer;
@@ -97,6 +98,12 @@ enum Command {
     Status(status::Args),
     /// Shows what happened
     Events(events::Args),
+    /// Asks nodes to leave this head and sends their later logins to another, until `undrain`
+    Drain(drain::DrainArgs),
+    /// Takes nodes in again
+    Undrain(drain::UndrainArgs),
+    /// Prints the counters of the running head, in the text format of Prometheus
+    Metrics,
     /// Checks or writes a configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -179,6 +186,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Campaign(verb) => campaign::run(&door, verb).await,
             Command::Status(args) => status::run(&door, args).await,
             Command::Events(args) => events::run(&door, args).await,
+            Command::Drain(args) => drain::drain(&door, args).await,
+            Command::Undrain(args) => drain::undrain(&door, args).await,
+            Command::Metrics => drain::metrics(&door).await,
             Command::Serve | Command::Config(_) | Command::Completion { .. } => Ok(Exit::Good),
         }
     })

@@ -48,6 +48,10 @@ fn row(n: &NodeStatus, now: UnixMillis) -> Vec<String> {
     let line = &n.timeline;
     let seen = line.since.0 != 0;
     let note = match (n.held_at, &line.reason) {
+        _ if n.drained_to.is_some() => {
+            let to = n.drained_to.as_deref().unwrap_or_default();
+            format!("drained to {to}")
+        }
         (Some(place), _) => format!("waits at place {place}"),
         (None, Some(reason)) if line.stage == Stage::Failed => reason.clone(),
         _ => String::new(),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 pub(super) struct File {
     pub(super) server: Server,
     pub(super) iscsi: Iscsi,
+    pub(super) limits: Limits,
     pub(super) boot: Boot,
     pub(super) api: Api,
     pub(super) wave: Wave,
@@ -27,15 +28,21 @@ pub(super) struct Server {
 pub(super) struct Iscsi {
     pub(super) listen: Option<Vec<SocketAddr>>,
     pub(super) iqn_prefix: Option<String>,
-    pub(super) auth: Option<Auth>,
+    pub(super) auth: Option<super::settings::AuthMode>,
+    pub(super) chap_algorithms: Option<Vec<super::settings::ChapAlgorithm>>,
+    pub(super) digests: Option<super::settings::DigestMode>,
+    pub(super) redirect: Option<String>,
     pub(super) workers: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Auth {
-    Chap,
-    None,
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub(super) sessions_per_node: Option<usize>,
+    pub(super) connections: Option<usize>,
+    pub(super) data_memory: Option<String>,
+    pub(super) logins_in_progress: Option<usize>,
+    pub(super) logins_per_address: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

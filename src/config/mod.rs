@@ -6,12 +6,14 @@
 //! Unknown keys are errors with their line and the nearest known key. A flag beats the environment, which
 //! beats the file, which beats the default.
 
+mod bounds;
 mod file;
 mod nearest;
 mod settings;
 
 pub use settings::{
-    BootSettings, ConfigError, DhcpMode, IscsiSettings, Settings, StoreSettings, WaveSettings,
+    AuthMode, BootSettings, ChapAlgorithm, ConfigError, DhcpMode, DigestMode, IscsiSettings,
+    LimitSettings, Settings, StoreSettings, WaveSettings,
 };
 
 /// Where the file is looked for when neither `--config` nor `REVEILLE_CONFIG` names one.

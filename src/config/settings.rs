@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Auth, Boot, File, Iscsi, Store, Wave};
+use super::file::{Boot, File, Iscsi, Store, Wave};
 use super::nearest::nearest;
 use crate::limits;
-use crate::names::Iqn;
+use crate::names::{Iqn, parse_portal};
 
 /// A fault of the configuration: the file, the line where there is one, the cause and the next step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,47 @@ pub enum DhcpMode {
     Off,
 }
 
+/// Who may log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMode {
+    /// Anyone who reaches the port.
+    None,
+    /// Nodes prove themselves.
+    #[default]
+    Chap,
+    /// Nodes prove themselves and are made to ask the head for its proof.
+    Mutual,
+}
+
+/// A digest for CHAP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChapAlgorithm {
+    /// SHA3-256, number 8.
+    #[serde(rename = "sha3-256")]
+    Sha3,
+    /// SHA-256, number 7.
+    Sha256,
+    /// SHA-1, number 6.
+    Sha1,
+    /// MD5, number 5: iPXE and Windows know no other.
+    Md5,
+}
+
+/// Which digests of PDUs are agreed to, within an initiator's offer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DigestMode {
+    /// The first of the offer.
+    #[default]
+    Offered,
+    /// None where it is offered.
+    PreferNone,
+    /// CRC32C where it is offered.
+    PreferCrc32c,
+}
+
 /// Everything, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -36,6 +77,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// iSCSI.
     pub iscsi: IscsiSettings,
+    /// Bounds.
+    pub limits: LimitSettings,
     /// Boot services; none when no interface is named.
     pub boot: Option<BootSettings>,
     /// Defaults of campaigns.
@@ -51,10 +94,31 @@ pub struct IscsiSettings {
     pub listen: Vec<SocketAddr>,
     /// What target names begin with.
     pub iqn_prefix: String,
-    /// Nodes must pass CHAP.
-    pub chap: bool,
+    /// Who may log in.
+    pub auth: AuthMode,
+    /// Digests for CHAP in the order of preference; never empty.
+    pub chap_algorithms: Vec<ChapAlgorithm>,
+    /// Digests of PDUs.
+    pub digests: DigestMode,
+    /// Another head that every login is sent to.
+    pub redirect: Option<SocketAddr>,
     /// Threads.
     pub workers: usize,
+}
+
+/// Bounds that can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Sessions of one node.
+    pub sessions_per_node: usize,
+    /// Connections that have logged in.
+    pub connections: usize,
+    /// Bytes of data that all connections hold together.
+    pub data_memory: usize,
+    /// Connections that have not logged in yet.
+    pub logins_in_progress: usize,
+    /// The same of one address.
+    pub logins_per_address: usize,
 }
 
 /// Settings of the boot services.
@@ -141,6 +205,7 @@ impl Settings {
                 .socket
                 .unwrap_or_else(|| state.join("reveille.sock")),
             iscsi: iscsi(file.iscsi).map_err(wrong)?,
+            limits: super::bounds::limits(&file.limits).map_err(wrong)?,
             boot: boot(file.boot).map_err(wrong)?,
             wave: wave(file.wave).map_err(wrong)?,
             store: store(&file.store).map_err(wrong)?,
@@ -195,9 +260,35 @@ fn iscsi(file: Iscsi) -> Result<IscsiSettings, String> {
     Ok(IscsiSettings {
         listen,
         iqn_prefix: prefix.to_string(),
-        chap: matches!(file.auth, None | Some(Auth::Chap)),
+        auth: file.auth.unwrap_or_default(),
+        chap_algorithms: algorithms(file.chap_algorithms)?,
+        digests: file.digests.unwrap_or_default(),
+        redirect: redirect(file.redirect.as_deref())?,
         workers: file.workers.unwrap_or(0),
     })
+}
+
+fn redirect(text: Option<&str>) -> Result<Option<SocketAddr>, String> {
+    let text = text.filter(|text| !text.is_empty());
+    let portal = text.map(parse_portal).transpose();
+    portal.map_err(|e| format!("iscsi.redirect `{}`: {}", e.given, e.why))
+}
+
+fn algorithms(wanted: Option<Vec<ChapAlgorithm>>) -> Result<Vec<ChapAlgorithm>, String> {
+    use ChapAlgorithm::{Md5, Sha1, Sha3, Sha256};
+    let wanted = wanted.unwrap_or_else(|| vec![Sha3, Sha256, Sha1, Md5]);
+    if wanted.is_empty() {
+        let why = "iscsi.chap_algorithms is empty; name at least one, or set auth = \"none\"";
+        return Err(why.into());
+    }
+    if let Some(twice) = (0..)
+        .zip(&wanted)
+        .find(|&(at, a)| wanted.iter().take(at).any(|b| a == b))
+    {
+        let at = twice.0 + 1;
+        return Err(format!("iscsi.chap_algorithms names its entry {at} twice"));
+    }
+    Ok(wanted)
 }
 
 fn boot(file: Boot) -> Result<Option<BootSettings>, String> {
@@ -334,6 +425,31 @@ mod test {
             ("[boot]\ninterfaces=[\"a\"]\ntftp=\"x\"", "boot.tftp"),
             ("[iscsi]\niqn_prefix=\"my disk\"", "iscsi.iqn_prefix"),
             ("[iscsi]\nlisten=[\"3260\"]", "line 2"),
+            ("[iscsi]\nauth=\"both\"", "line 2"),
+            ("[iscsi]\nredirect=\"head2\"", "iscsi.redirect `head2`"),
+            ("[iscsi]\ndigests=\"always\"", "line 2"),
+            ("[limits]\nsessions=3", "unknown key `sessions`"),
+            ("[limits]\nsessions_per_node=1", "limits.sessions_per_node"),
+            ("[limits]\ndata_memory=\"64M\"", "limits.data_memory"),
+            ("[limits]\ndata_memory=\"lots\"", "limits.data_memory"),
+            ("[limits]\nconnections=100000", "limits.connections"),
+            (
+                "[limits]\nlogins_in_progress=0",
+                "limits.logins_in_progress",
+            ),
+            (
+                "[limits]\nlogins_per_address=5000",
+                "limits.logins_per_address",
+            ),
+            (
+                "[iscsi]\nchap_algorithms=[]",
+                "iscsi.chap_algorithms is empty",
+            ),
+            ("[iscsi]\nchap_algorithms=[\"md4\"]", "line 2"),
+            (
+                "[iscsi]\nchap_algorithms=[\"md5\",\"md5\"]",
+                "entry 2 twice",
+            ),
             ("[wave]\nsize=0", "wave.size"),
             ("[store]\njournal_kib=0", "store.journal_kib"),
             ("[store]\nsoft_kib=1048577", "store.soft_kib"),
@@ -343,6 +459,15 @@ mod test {
             let error = read(text).unwrap_err();
             assert!(error.0.contains(word), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn who_may_log_in_has_three_words() {
+        let auth = |text: &str| read(text).unwrap().iscsi.auth;
+        assert_eq!(auth(""), AuthMode::Chap);
+        assert_eq!(auth("[iscsi]\nauth=\"chap\""), AuthMode::Chap);
+        assert_eq!(auth("[iscsi]\nauth=\"mutual\""), AuthMode::Mutual);
+        assert_eq!(auth("[iscsi]\nauth=\"none\""), AuthMode::None);
     }
 
     #[test]

@@ -73,14 +73,17 @@ async fn serve(
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let listener = socket::listen(&settings.socket)?;
-    let live = Live {
-        board: Board::follow(Arc::clone(head.bus())),
-        waves: Waves::start(Arc::clone(&head))?,
-        fallbacks: options::fallbacks(settings)?,
-    };
+    let board = Board::follow(Arc::clone(head.bus()));
+    let waves = Waves::start(Arc::clone(&head))?;
     let pool = Arc::clone(head.pool());
     let iscsi =
         Server::start(Arc::clone(&head), pool, options::iscsi(settings)).context("iSCSI")?;
+    let live = Live {
+        board,
+        waves,
+        fallbacks: options::fallbacks(settings)?,
+        iscsi: iscsi.control(),
+    };
     let boot = options::boot(settings, iscsi.addresses())
         .map(|options| BootServices::start(Arc::clone(&head), &options))
         .transpose()

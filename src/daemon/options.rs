@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::api::Fallbacks;
 use crate::boot;
-use crate::config::{DhcpMode, Settings};
+use crate::config::{AuthMode, ChapAlgorithm, DhcpMode, DigestMode, Settings};
 use crate::head::HeadOptions;
 use crate::iscsi;
 use crate::wave::WaveSize;
@@ -18,19 +18,42 @@ pub(super) fn head(settings: &Settings) -> HeadOptions {
 }
 
 pub(super) fn iscsi(settings: &Settings) -> iscsi::Options {
-    let iscsi = &settings.iscsi;
+    let (iscsi, limits) = (&settings.iscsi, &settings.limits);
     iscsi::Options {
         listen: iscsi.listen.clone(),
         iqn_prefix: iscsi.iqn_prefix.clone(),
-        auth: if iscsi.chap {
-            iscsi::Auth::Chap
-        } else {
-            iscsi::Auth::None
+        auth: match iscsi.auth {
+            AuthMode::None => iscsi::Auth::None,
+            AuthMode::Chap => iscsi::Auth::Chap,
+            AuthMode::Mutual => iscsi::Auth::Mutual,
         },
-        mutual: None,
-        redirect: None,
+        algorithms: algorithms(&iscsi.chap_algorithms),
+        digests: match iscsi.digests {
+            DigestMode::Offered => iscsi::Digests::Offered,
+            DigestMode::PreferNone => iscsi::Digests::PreferNone,
+            DigestMode::PreferCrc32c => iscsi::Digests::PreferCrc32c,
+        },
+        redirect: iscsi.redirect,
+        bounds: iscsi::Bounds {
+            sessions_per_node: limits.sessions_per_node,
+            sessions: limits.connections,
+            data_bytes: limits.data_memory,
+            newcomers: limits.logins_in_progress,
+            newcomers_per_address: limits.logins_per_address,
+        },
         workers: (iscsi.workers > 0).then_some(iscsi.workers),
     }
+}
+
+fn algorithms(wanted: &[ChapAlgorithm]) -> iscsi::Algorithms {
+    let one = |wanted: &ChapAlgorithm| match wanted {
+        ChapAlgorithm::Sha3 => iscsi::Algorithm::Sha3,
+        ChapAlgorithm::Sha256 => iscsi::Algorithm::Sha256,
+        ChapAlgorithm::Sha1 => iscsi::Algorithm::Sha1,
+        ChapAlgorithm::Md5 => iscsi::Algorithm::Md5,
+    };
+    let all: Vec<iscsi::Algorithm> = wanted.iter().map(one).collect();
+    iscsi::Algorithms::new(&all)
 }
 
 /// `portals` are the addresses that iSCSI really listens at.
@@ -57,7 +80,11 @@ pub(super) fn boot(settings: &Settings, portals: &[SocketAddr]) -> Option<boot::
         loaders: boot.loaders.clone(),
         iqn_prefix: settings.iscsi.iqn_prefix.clone(),
         portal: boot.portal.unwrap_or(portal),
-        auth: settings.iscsi.chap,
+        auth: match settings.iscsi.auth {
+            AuthMode::None => boot::Auth::None,
+            AuthMode::Chap => boot::Auth::Chap,
+            AuthMode::Mutual => boot::Auth::Mutual,
+        },
         ..boot::Options::default()
     })
 }

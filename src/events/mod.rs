@@ -219,6 +219,23 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// Two machines use one initiator name and push each other's sessions out.
+    ClonedInitiator {
+        /// The name.
+        initiator: Iqn,
+        /// Where the one is that came now.
+        first: IpAddr,
+        /// Where the other is.
+        second: IpAddr,
+    },
+    /// Nodes are drained from this head, or no longer.
+    Drain {
+        /// `begun` or `ended`.
+        state: String,
+        /// Where logins go instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<SocketAddr>,
+    },
     /// A campaign began, changed or ended.
     Campaign {
         /// Its number.

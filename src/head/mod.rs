@@ -18,6 +18,7 @@
 
 mod boot;
 mod collect;
+mod drain;
 mod error;
 pub mod gate;
 mod image_edit;
@@ -30,6 +31,7 @@ mod nodes;
 mod pending;
 mod reservations;
 mod sanitize;
+mod secrets;
 mod select;
 mod state_dir;
 
@@ -48,6 +50,7 @@ use crate::store::layer::{Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
+pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
 pub use gate::{Admission, Gate};
 pub use image_edit::{ImageRemove, ImageRemoved, ImageTag, ImageTagged, ImageUntag};
@@ -59,6 +62,7 @@ pub use layers::{LayerReset, LayerUse, LayerView};
 pub use node_edit::{NodeChange, NodeRemove, NodeView};
 pub use nodes::{NodeAdd, NodeApprove};
 pub use reservations::DiskIdentity;
+pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
 
 use error::Result;
 use state_dir::StateDir;
@@ -111,6 +115,8 @@ pub struct Head {
     runs: boot::Runs,
     waiting: pending::Waiting,
     collection: collect::Collection,
+    drains: arc_swap::ArcSwap<Drains>,
+    drain_turn: std::sync::Mutex<()>,
     /// Ephemeral layers of boots up to this one are lost.
     lost_boots: u64,
     /// Persistent layers of boots up to this one may lack what was answered and not flushed.
@@ -159,6 +165,7 @@ impl Head {
             None => state_dir::host_boot_id()?,
         };
         let begun = begin(&catalog, &host_boot)?;
+        secrets::complete(&catalog)?;
         let root = state.make_dir("store")?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
         let (store, recovery) = Store::open(&disk, &host_boot, options.layers())?;
@@ -169,6 +176,8 @@ impl Head {
             runs: boot::Runs::default(),
             waiting: pending::Waiting::from(&catalog.snapshot()),
             collection: collect::Collection::default(),
+            drains: arc_swap::ArcSwap::from_pointee(drain::load(&catalog)),
+            drain_turn: std::sync::Mutex::default(),
             catalog,
             store,
             lost_boots: begun.lost_boots,

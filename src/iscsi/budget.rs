@@ -15,26 +15,31 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::limits;
 use crate::names::NodeName;
 
-/// Beyond it only floors are granted.
-const RESERVED_MAX: usize = limits::DATA_BYTES_MAX / 4 * 3;
-
 /// The whole server's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Budget {
+    most: usize,
     total: AtomicUsize,
     nodes: Mutex<HashMap<NodeName, Weak<AtomicUsize>>>,
 }
 
-/// The most that one connection may hold now, when all others hold `others` bytes, `siblings` of them
-/// those of the same node.
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(limits::DATA_BYTES_MAX)
+    }
+}
+
+/// The most that one connection may hold now of `most` bytes, when all others hold `others`, `siblings` of
+/// them those of the same node. Half of `most` is shared out on demand; beyond three quarters there are only
+/// floors.
 #[must_use]
-pub const fn allowance(others: usize, siblings: usize) -> usize {
+pub const fn allowance(most: usize, others: usize, siblings: usize) -> usize {
     let strangers = others.saturating_sub(siblings);
-    let free = limits::DATA_BYTES_COMMON.saturating_sub(strangers);
+    let free = (most / 2).saturating_sub(strangers);
     let node = min(free / 2, limits::DATA_BYTES_PER_NODE);
     let share = min(node.saturating_sub(siblings), limits::CONNECTION_DATA_MAX);
     let reserve = min(
-        RESERVED_MAX.saturating_sub(others),
+        (most / 4 * 3).saturating_sub(others),
         limits::CONNECTION_RESERVE,
     );
     max(max(share, reserve), limits::CONNECTION_FLOOR)
@@ -57,6 +62,22 @@ pub struct Account {
 }
 
 impl Budget {
+    /// Of so many bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            total: AtomicUsize::new(0),
+            nodes: Mutex::default(),
+        }
+    }
+
+    /// Bytes that all connections may hold.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
     /// Bytes that all connections hold.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -95,7 +116,7 @@ impl Account {
     pub fn allowance(&self) -> usize {
         let others = self.budget.held().saturating_sub(self.booked);
         let siblings = self.node.load(Relaxed).saturating_sub(self.booked);
-        allowance(others, siblings)
+        allowance(self.budget.most, others, siblings)
     }
 
     /// Books that the connection holds `bytes` now.
@@ -187,10 +208,12 @@ mod test {
     #[test]
     fn as_many_sessions_as_there_may_be_fit_with_what_all_of_them_may_take() {
         // Everyone takes all it may, one after another: the worst order there is.
-        let mut others = 0;
-        for _ in 0..limits::SESSIONS_MAX {
-            others += allowance(others, 0);
+        for most in [limits::DATA_BYTES_MAX, limits::DATA_BYTES_MIN] {
+            let mut others = 0;
+            for _ in 0..most / 4 / limits::CONNECTION_FLOOR {
+                others += allowance(most, others, 0);
+            }
+            assert!(others <= most, "{others}");
         }
-        assert!(others <= limits::DATA_BYTES_MAX, "{others}");
     }
 }

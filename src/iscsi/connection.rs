@@ -9,6 +9,7 @@
 
 mod command;
 mod data;
+mod leave;
 mod manage;
 mod talk;
 
@@ -111,6 +112,10 @@ pub enum Event<'a> {
     Tick,
     /// The head wants this session to leave.
     Drain,
+    /// It may stay after all.
+    Stay,
+    /// The head stops: what was begun is finished, then the connection closes.
+    Finish,
 }
 
 /// Received bytes: borrowed from the receive buffer, or read straight into a buffer of their own.
@@ -234,6 +239,8 @@ pub enum Why {
     ColdReset,
     /// The head is drained.
     Drained,
+    /// The head stops.
+    Stopping,
     /// A ping was not answered.
     Silent,
     /// It was asked for data and sends nothing.
@@ -250,6 +257,7 @@ impl fmt::Display for Why {
             Self::Logout => f.write_str("logout"),
             Self::ColdReset => f.write_str("target cold reset"),
             Self::Drained => f.write_str("drained"),
+            Self::Stopping => f.write_str("the head stops"),
             Self::Silent => f.write_str("silent: no answer to a ping"),
             Self::Stalled => f.write_str("stalled: no data came that was asked for"),
             Self::Idle => f.write_str("idle: a discovery session that asked nothing"),
@@ -311,6 +319,15 @@ enum Ping {
     Asked(Instant),
 }
 
+/// Faults of a peer, counted until the shell takes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// PDUs that were rejected.
+    pub rejects: u64,
+    /// Data segments whose digest was wrong.
+    pub data_digests: u64,
+}
+
 #[derive(Debug)]
 enum State {
     Open,
@@ -355,7 +372,8 @@ pub struct Connection {
     rejects_since: Option<Instant>,
     ping: Ping,
     heard: Option<Instant>,
-    drain_until: Option<Instant>,
+    leaving: leave::Leaving,
+    faults: Faults,
 }
 
 impl Connection {
@@ -396,7 +414,8 @@ impl Connection {
             rejects_since: None,
             ping: Ping::Untried,
             heard: None,
-            drain_until: None,
+            leaving: leave::Leaving::No,
+            faults: Faults::default(),
             options,
         }
     }
@@ -420,6 +439,8 @@ impl Connection {
             }
             Event::Tick => self.tick(now),
             Event::Drain => self.drain(now),
+            Event::Stay => self.stay(),
+            Event::Finish => self.run_dry(now, Why::Stopping),
         }
     }
 
@@ -434,8 +455,10 @@ impl Connection {
         if let Some(read) = self.next_read() {
             return Some(read);
         }
-        let queued = self.urgent.pop_front()?;
-        Some(Output::Send(self.stamp(queued)))
+        if let Some(queued) = self.urgent.pop_front() {
+            return Some(Output::Send(self.stamp(queued)));
+        }
+        self.close_when_dry()
     }
 
     /// The next PDU of the answers, in order. Call it when the socket has room.
@@ -586,11 +609,14 @@ impl Connection {
         if !matches!(self.state, State::Open) {
             return;
         }
-        if !self.admit(bhs, now) {
+        // Before it takes its place: a command that is rejected was never received, and its CmdSN is free for
+        // the initiator to send it again (RFC 7143 7.3).
+        if !intact {
+            self.faults.data_digests += 1;
+            self.reject(bhs, reason::DATA_DIGEST, now);
             return;
         }
-        if !intact {
-            self.reject(bhs, reason::DATA_DIGEST, now);
+        if !self.admit(bhs, now) {
             return;
         }
         match bhs.opcode() {
@@ -682,6 +708,7 @@ impl Connection {
             self.rejects = 0;
         }
         self.rejects += 1;
+        self.faults.rejects += 1;
         if self.rejects > limits::REJECTS_PER_MINUTE {
             self.close(Why::Protocol("too many rejected PDUs"));
             return;
@@ -708,8 +735,7 @@ impl Connection {
 
     fn tick(&mut self, now: Instant) {
         self.expire(now);
-        if self.drain_until.is_some_and(|until| now >= until) {
-            self.close(Why::Drained);
+        if self.leave_in_time(now) {
             return;
         }
         let heard = *self.heard.get_or_insert(now);
@@ -750,26 +776,6 @@ impl Connection {
             status: false,
             ..Queued::status(header, Data::None)
         });
-    }
-
-    /// Async event 1, "log out within Parameter3 seconds" (RFC 7143 11.9.1). Firmware knows no such PDU:
-    /// it is closed and comes back with its next read.
-    fn drain(&mut self, now: Instant) {
-        if self.drain_until.is_some() {
-            return;
-        }
-        if !self.options.talkative {
-            self.drain_until = Some(now);
-            return;
-        }
-        self.drain_until = Some(now + limits::DRAIN_WAIT);
-        let mut header = Bhs::new(op::ASYNC);
-        header.put_u8(1, 0x80);
-        header.put_u32(16, RESERVED_TAG);
-        header.put_u8(36, 1);
-        let seconds = u16::try_from(limits::DRAIN_WAIT.as_secs()).unwrap_or(u16::MAX);
-        header.put_u16(42, seconds);
-        self.urgent.push_back(Queued::status(header, Data::None));
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::Sleep;
 
 use super::connection::{Connection, Event, Incoming, Options, Output, Place};
 use super::exec::{Completion, Executor};
-use super::frame::{Decoder, Encoder, Head, TRAILER_BYTES_MAX};
+use super::frame::{Decoder, Encoder, Head, TRAILER_BYTES_MAX, Violation};
 use super::login::Established;
 use super::pdu::op;
 use super::rx::{Found, Frame, Rx};
@@ -51,6 +51,10 @@ pub(super) enum Note {
     },
     /// Ask the initiator to leave.
     Drain,
+    /// It may stay after all.
+    Stay,
+    /// The head stops: finish what is under way, then close.
+    Finish,
 }
 
 /// What the login hands to a worker.
@@ -279,6 +283,8 @@ impl Feature {
                     self.conn.apply(event, self.now);
                 }
                 Note::Drain => self.conn.apply(Event::Drain, self.now),
+                Note::Stay => self.conn.apply(Event::Stay, self.now),
+                Note::Finish => self.conn.apply(Event::Finish, self.now),
             }
             self.act();
         }
@@ -363,6 +369,8 @@ impl Feature {
                     Found::Whole(frame) => self.frame(&frame),
                     Found::Head(head, ahs) => self.start_direct(head, ahs),
                     Found::Broken(why) => {
+                        let digest = matches!(why, Violation::HeaderDigest);
+                        self.shared.metrics.header_digests.add(u64::from(digest));
                         self.ended = Some(format!("error: {why}"));
                         break;
                     }
@@ -609,6 +617,9 @@ impl Feature {
         {
             session.active_ms.store(UnixMillis::now().0, Relaxed);
         }
+        let faults = self.conn.take_faults();
+        metrics.rejects.add(faults.rejects);
+        metrics.data_digests.add(faults.data_digests);
         metrics.pdus_in.add(std::mem::take(&mut self.pdus_in));
         metrics.pdus_out.add(self.tx.take_pushed());
         metrics.writes_out.add(std::mem::take(&mut self.writes));
@@ -646,7 +657,8 @@ impl Feature {
         } = *self;
         // Whoever waits for this session learns it by these ends.
         drop((notes, leavers, clears));
-        if why == "logout" {
+        // After these all was said: the peer gets the time to read it, and closes first.
+        if ["logout", "drained", "the head stops"].contains(&why) {
             linger(&mut stream).await;
         }
     }

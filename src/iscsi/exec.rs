@@ -47,6 +47,7 @@ pub(super) struct Finished {
     buffer: Option<Buffer>,
     written: u64,
     read: bool,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,7 @@ struct Item {
     data: Option<(Buffer, usize)>,
     /// When it was asked for, as sanitize operations count.
     epoch: u64,
+    since: Instant,
 }
 
 /// Waits for memory, since then.
@@ -81,6 +83,8 @@ struct Counts {
     warm: u64,
     cold: u64,
     busy: u64,
+    /// When the poll of the warm reads began.
+    warm_since: Option<Instant>,
 }
 
 /// The worker side of one connection.
@@ -189,11 +193,13 @@ impl Executor {
                 let data = conn.take_data(task);
                 let plain = ops::is_plain_write(&op);
                 let epoch = self.epoch();
+                let since = now;
                 let item = Item {
                     task,
                     op,
                     data,
                     epoch,
+                    since,
                 };
                 if plain {
                     self.batch.push(item);
@@ -331,6 +337,7 @@ impl Executor {
         match unit.volume.try_read(range) {
             Ok(Some(payload)) => {
                 self.counts.warm += 1;
+                self.counts.warm_since.get_or_insert(now);
                 self.count_read(payload.len());
                 let reply = self.conclude(conn, task, Outcome::Done);
                 conn.apply(Event::Done(task, reply, Some(payload)), now);
@@ -344,6 +351,7 @@ impl Executor {
                         op,
                         data: None,
                         epoch: 0,
+                        since: now,
                     }],
                     conn,
                     now,
@@ -473,6 +481,7 @@ impl Executor {
         match end {
             Completion::Io(finished) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
+                self.time(&finished);
                 for one in finished {
                     self.finished(one, conn, now);
                 }
@@ -494,6 +503,18 @@ impl Executor {
                 conn.apply(Event::Done(task, reply, None), now);
             }
         }
+    }
+
+    /// Books how long a job took, from when its commands could begin. Those of one job began together.
+    fn time(&self, finished: &[Finished]) {
+        let metrics = &self.shared.metrics;
+        let Some(oldest) = finished.iter().map(|one| one.since).min() else {
+            return;
+        };
+        let took = oldest.elapsed();
+        let reads = finished.iter().filter(|one| one.read).count() as u64;
+        metrics.read_time.add(took, reads);
+        metrics.write_time.add(took, finished.len() as u64 - reads);
     }
 
     fn finished(&mut self, one: Finished, conn: &mut Connection, now: Instant) {
@@ -610,6 +631,9 @@ impl Executor {
         metrics.read_bytes.add(counts.read_bytes);
         metrics.written_bytes.add(counts.written_bytes);
         metrics.busy.add(counts.busy);
+        if let Some(since) = counts.warm_since {
+            metrics.read_time.add(since.elapsed(), counts.warm);
+        }
         self.session_read += counts.read_bytes;
         self.session_written += counts.written_bytes;
         if let Some(session) = &self.session {
@@ -691,6 +715,7 @@ impl Item {
             payload,
             written: ops::written_bytes(&self.op),
             read: matches!(self.op, BlockOp::Read(_)),
+            since: self.since,
             buffer: self.data.map(|(buffer, _)| buffer),
         }
     }

@@ -85,7 +85,9 @@ impl Default for Gate {
 }
 
 impl Gate {
-    fn new(places: usize, per_source: usize) -> Self {
+    /// With so many places, and so many of them for one source.
+    #[must_use]
+    pub fn new(places: usize, per_source: usize) -> Self {
         Self {
             waiting: BTreeMap::new(),
             sources: HashMap::new(),

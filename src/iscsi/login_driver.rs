@@ -18,7 +18,7 @@ use super::rx::{Found, Rx};
 use super::server::Workers;
 use super::session::Eviction;
 use super::shared::{Discovery, Newcomer, Shared};
-use super::target::{PORTAL_GROUP, Session};
+use super::target::{Auth, PORTAL_GROUP, Session};
 use crate::events::InitiatorKind;
 use crate::head::HeadErrorKind;
 use crate::limits;
@@ -121,6 +121,8 @@ impl Door {
             portal_group: PORTAL_GROUP,
             first_stat_sn: u32::from_be_bytes([0, b, c, d]) << 1 | u32::from(a & 1),
             entropy,
+            algorithms: self.shared.targets.algorithms(),
+            digests: self.shared.targets.digests(),
             accepted: Instant::now(),
         });
         let mut established = None;
@@ -130,6 +132,8 @@ impl Door {
                 Step::Wait => {}
                 Step::Begin => {
                     let (new, session) = established?;
+                    self.shared.metrics.results.ended(status::SUCCESS);
+                    self.tell_one_way(&new);
                     return Some((self, new, session));
                 }
                 Step::End(why) => {
@@ -146,6 +150,16 @@ impl Door {
                 }
                 return None;
             }
+        }
+    }
+
+    /// Under mutual CHAP a node that does not ask for the head's proof is let in: only it can protect itself
+    /// against a false head. That it does not is worth knowing.
+    fn tell_one_way(&self, new: &Established) {
+        if self.shared.targets.auth() == Auth::Mutual && !new.proven {
+            self.shared.metrics.one_way.add(1);
+            let initiator = &new.ask.initiator;
+            tracing::info!(peer = %self.peer, %initiator, "logs in without asking the head for its proof");
         }
     }
 
@@ -224,6 +238,9 @@ impl Door {
                 read = tokio::time::timeout_at(deadline, self.stream.read(self.rx.space())) => read,
                 note = self.notes.recv() => match note {
                     Some(Note::Leave { why, .. }) => return Err(Gone::Asked(why)),
+                    Some(Note::Finish) => return Err(Gone::Asked("the head stops")),
+                    // It comes again, and meets the order.
+                    Some(Note::Drain) => return Err(Gone::Asked("drained")),
                     _ => continue,
                 },
             };
@@ -242,7 +259,7 @@ impl Door {
         deadline: Instant,
     ) -> Result<(u16, Option<Session>), Refusal> {
         let sessions = usize::try_from(self.shared.metrics.sessions.get()).unwrap_or(usize::MAX);
-        if sessions >= limits::SESSIONS_MAX {
+        if sessions >= self.shared.bounds.sessions {
             return Err((0x0302, "all places for sessions are taken".to_owned()));
         }
         if new.ask.session_type == SessionType::Discovery {
@@ -270,9 +287,14 @@ impl Door {
                         Err((0x0301, "the disk was not ready in time; try again".to_owned()))
                     }
                 },
-                note = self.notes.recv() => if let Some(Note::Leave { why, done }) = note {
-                    leavers.extend(done);
-                    told = Some(why);
+                note = self.notes.recv() => match note {
+                    Some(Note::Leave { why, done }) => {
+                        leavers.extend(done);
+                        told = Some(why);
+                    }
+                    Some(Note::Finish) => told = Some("the head stops"),
+                    Some(Note::Drain) => told = Some("drained"),
+                    _ => {}
                 },
             }
         }
@@ -294,7 +316,7 @@ impl Door {
         let wait = self.shared.wrong_secret(self.peer.ip(), name);
         let asked = async {
             while let Some(note) = self.notes.recv().await {
-                if matches!(note, Note::Leave { .. }) {
+                if matches!(note, Note::Leave { .. } | Note::Finish) {
                     break;
                 }
             }
@@ -305,6 +327,9 @@ impl Door {
     /// The login failed: it is told, and the peer gets a moment to read the answer.
     async fn end(mut self, why: &str) {
         let class = self.last_status >> 8;
+        if class > 0 {
+            self.shared.metrics.results.ended(self.last_status);
+        }
         if class > 1 {
             self.shared.metrics.refused.add(1);
             let (node, why) = (self.target.take(), Cow::Owned(why.to_owned()));
@@ -365,6 +390,12 @@ async fn take_seat(
                 "all session handles of the target are in use".to_owned(),
             )
         })?;
+    // Asked again now that the seat is taken: an order that came since either finds the seat or is found here.
+    if shared.targets.is_drained(&session.node.name) {
+        return Err((0x0301, "it was drained meanwhile".to_owned()));
+    }
+    let count = u64::try_from(victims.len()).unwrap_or(u64::MAX);
+    shared.metrics.replaced.add(count);
     await_end(victims)
         .await
         .map_err(|why| (0x0301, why.to_owned()))?;

@@ -27,9 +27,11 @@
 //! or transfer), **CmdSN**, **StatSN**, **R2T** as in RFC 7143 section 2. **Nexus**: one session seen from
 //! SCSI.
 
+pub mod bounds;
 pub mod budget;
 pub mod chap;
 pub mod connection;
+mod control;
 mod driver;
 pub mod error;
 mod exec;
@@ -44,6 +46,7 @@ pub mod ops;
 pub mod pace;
 pub mod params;
 pub mod pdu;
+mod portals;
 pub mod refusals;
 mod reserve;
 mod rx;
@@ -58,7 +61,11 @@ pub mod text;
 mod turns;
 mod tx;
 
+pub use bounds::Bounds;
+pub use chap::{Algorithm, Algorithms};
+pub use control::Control;
 pub use error::{Error, ErrorKind};
 pub use metrics::Metrics;
+pub use params::Digests;
 pub use server::{Options, Server};
 pub use target::Auth;

@@ -242,13 +242,14 @@ pub const TABLE: &[Row] = {
             "in the first answer of a normal session; EDK2 demands it"),
         row("AuthMethod", Key::AuthMethod, Security, List(&["CHAP", "None"], true), "None",
             "follows the node's policy, not the offer's order"),
-        row("CHAP_A", Key::ChapA, Security, Declare, "", "7 (SHA-256) before 5 (MD5), within the offer"),
-        row("CHAP_I", Key::ChapI, Security, Declare, "", "mutual CHAP"),
-        row("CHAP_C", Key::ChapC, Security, Declare, "", "mutual CHAP"),
+        row("CHAP_A", Key::ChapA, Security, Declare, "",
+            "8, 7, 6, 5 within the offer (SHA3-256, SHA-256, SHA-1, MD5), as the policy allows"),
+        row("CHAP_I", Key::ChapI, Security, Declare, "", "ours with CHAP_A; the initiator's asks for our proof"),
+        row("CHAP_C", Key::ChapC, Security, Declare, "", "ours is as long as the digest; never our own back"),
         row("CHAP_N", Key::ChapN, Security, Declare, "", "must be the user of this node"),
         row("CHAP_R", Key::ChapR, Security, Declare, "", "compared in constant time"),
         row("HeaderDigest", Key::HeaderDigest, Operational, List(&["CRC32C", "None"], true), "None",
-            "the initiator's order decides: CRC32C when it stands first or alone"),
+            "the initiator's order decides, unless the policy prefers one of its offer"),
         row("DataDigest", Key::DataDigest, Operational, List(&["CRC32C", "None"], true), "None",
             "as HeaderDigest"),
         row("MaxConnections", Key::MaxConnections, Operational, Min(1, 65_535, 1), "1",
@@ -353,13 +354,46 @@ pub struct Negotiation {
     result: Negotiated,
     touched: bool,
     declared: bool,
+    digests: Digests,
+}
+
+/// Which digests of PDUs are agreed to, among what an initiator offers. None can be demanded: boot firmware
+/// knows none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Digests {
+    /// The first one of the offer that is known (RFC 7143 6.2.1).
+    #[default]
+    Offered,
+    /// None, wherever it is offered: for networks that check enough, and for speed.
+    PreferNone,
+    /// CRC32C, wherever it is offered.
+    PreferCrc32c,
+}
+
+impl Digests {
+    /// The value we take of an offer. RFC 7143 6.2.1 leaves it to the responder what it may use for an
+    /// initiator, so a preference is within the offer and legal.
+    fn choose<'a>(self, offer: &'a str, ours: &[&str]) -> Option<&'a str> {
+        let preferred = match self {
+            Self::Offered => None,
+            Self::PreferNone => Some("None"),
+            Self::PreferCrc32c => Some("CRC32C"),
+        };
+        let known = || offer.split(',').filter(|value| ours.contains(value));
+        known()
+            .find(|value| Some(*value) == preferred)
+            .or_else(|| known().next())
+    }
 }
 
 impl Negotiation {
     /// Nothing was offered; the defaults hold.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(digests: Digests) -> Self {
+        Self {
+            digests,
+            ..Self::default()
+        }
     }
 
     /// Notes that `name` was sent. A key may be sent once in a login (RFC 7143 6.2).
@@ -429,7 +463,7 @@ impl Negotiation {
                 self.result.set_number(row.key, bounded(low, high)?);
                 return Ok(());
             }
-            Rule::List(ours, must) => match value.split(',').find(|v| ours.contains(v)) {
+            Rule::List(ours, must) => match self.chosen(row.key, value, ours) {
                 Some(chosen) => {
                     self.result.set_bool(row.key, chosen == "CRC32C");
                     chosen.to_owned()
@@ -458,6 +492,14 @@ impl Negotiation {
             operational: true,
         });
         Ok(())
+    }
+
+    /// A digest by the policy, anything else as the offer's order has it.
+    fn chosen<'a>(&self, key: Key, offer: &'a str, ours: &[&str]) -> Option<&'a str> {
+        match key {
+            Key::HeaderDigest | Key::DataDigest => self.digests.choose(offer, ours),
+            _ => Digests::Offered.choose(offer, ours),
+        }
     }
 
     /// Answers what was offered since the last call, in the order of the offers. In the security stage

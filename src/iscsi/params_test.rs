@@ -21,12 +21,12 @@ fn answer(negotiation: &mut Negotiation, text: &str) -> Result<String, Refusal> 
 }
 
 fn fresh(text: &str) -> Result<String, Refusal> {
-    answer(&mut Negotiation::new(), text)
+    answer(&mut Negotiation::new(Digests::default()), text)
 }
 
 /// The offer and the answer must hold the same keys; ours adds MaxRecvDataSegmentLength only.
 fn golden(offer: &str, expected: &str) -> Negotiated {
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::new(Digests::default());
     assert_eq!(answer(&mut negotiation, offer).unwrap(), expected);
     negotiation.result()
 }
@@ -139,12 +139,12 @@ fn first_burst_never_passes_max_burst_whatever_the_order() {
         "FirstBurstLength=262144 MaxBurstLength=4096",
         "MaxBurstLength=4096 FirstBurstLength=262144",
     ] {
-        let mut negotiation = Negotiation::new();
+        let mut negotiation = Negotiation::new(Digests::default());
         let text = answer(&mut negotiation, offer).unwrap();
         assert!(text.contains("FirstBurstLength=4096"), "{text}");
         assert_eq!(negotiation.result().first_burst, 4096);
     }
-    let mut only_max = Negotiation::new();
+    let mut only_max = Negotiation::new(Digests::default());
     answer(&mut only_max, "MaxBurstLength=512").unwrap();
     assert_eq!(only_max.result().first_burst, 512);
 }
@@ -164,7 +164,7 @@ fn unknown_and_obsolete_keys_get_short_answers() {
 
 #[test]
 fn our_segment_length_is_declared_once() {
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::new(Digests::default());
     let first = answer(&mut negotiation, "InitialR2T=Yes").unwrap();
     assert_eq!(first, "InitialR2T=Yes MaxRecvDataSegmentLength=262144");
     assert_eq!(
@@ -175,7 +175,7 @@ fn our_segment_length_is_declared_once() {
 
 #[test]
 fn without_offers_the_defaults_hold() {
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::new(Digests::default());
     assert_eq!(answer(&mut negotiation, "").unwrap(), "");
     assert_eq!(negotiation.result(), Negotiated::default());
 }
@@ -213,7 +213,7 @@ fn a_key_sent_twice_ends_the_login() {
     for offer in ["InitialR2T=Yes InitialR2T=Yes", "X-a=1 X-a=2"] {
         assert_eq!(fresh(offer).unwrap_err().status, status::INITIATOR_ERROR);
     }
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::new(Digests::default());
     answer(&mut negotiation, "MaxBurstLength=512").unwrap();
     assert!(answer(&mut negotiation, "MaxBurstLength=512").is_err());
 }
@@ -263,4 +263,35 @@ proptest! {
             Err(_) => prop_assert!(!(low..=high).contains(&offer)),
         }
     }
+}
+
+#[test]
+fn digests_follow_the_policy_within_the_offer() {
+    let chosen = |policy, offer: &str| {
+        let mut negotiation = Negotiation::new(policy);
+        let pair = Pair {
+            key: "HeaderDigest".into(),
+            value: offer.into(),
+        };
+        let row = find("HeaderDigest").unwrap();
+        negotiation
+            .offer(row, &pair)
+            .map(|()| negotiation.result().header_digest)
+    };
+    for (offer, offered, none, crc) in [
+        ("None", false, false, false),
+        ("CRC32C", true, true, true),
+        ("None,CRC32C", false, false, true),
+        ("CRC32C,None", true, false, true),
+        ("x,CRC32C,None", true, false, true),
+    ] {
+        assert_eq!(chosen(Digests::Offered, offer).unwrap(), offered, "{offer}");
+        assert_eq!(chosen(Digests::PreferNone, offer).unwrap(), none, "{offer}");
+        assert_eq!(
+            chosen(Digests::PreferCrc32c, offer).unwrap(),
+            crc,
+            "{offer}"
+        );
+    }
+    assert!(chosen(Digests::PreferCrc32c, "x").is_err());
 }

@@ -12,13 +12,15 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::bounds::Bounds;
+use super::chap::Algorithms;
+use super::control::{Control, is_local};
 use super::driver::{self, Entered};
 use super::error::{Error, ErrorKind};
-use super::login::Credentials;
 use super::login_driver::{self, Arrival};
-use super::metrics::Metrics;
+use super::params::Digests;
 use super::shared::Shared;
-use super::target::{Auth, Targets};
+use super::target::{Auth, Rules, Targets};
 use super::turns::Turns;
 use crate::head::Head;
 use crate::limits;
@@ -49,10 +51,14 @@ pub struct Options {
     pub iqn_prefix: String,
     /// Who may log in.
     pub auth: Auth,
-    /// How we prove ourselves to initiators that ask (mutual CHAP).
-    pub mutual: Option<Credentials>,
-    /// Sends every login to this `address:port` instead.
-    pub redirect: Option<String>,
+    /// Digests that CHAP may use.
+    pub algorithms: Algorithms,
+    /// Which digests are agreed to.
+    pub digests: Digests,
+    /// Sends every login to this head instead.
+    pub redirect: Option<SocketAddr>,
+    /// Bounds that can be set.
+    pub bounds: Bounds,
     /// Worker threads; none means one per core.
     pub workers: Option<usize>,
 }
@@ -71,25 +77,33 @@ impl Server {
     /// Starts listening and serving. All sockets are bound before the first connection is taken.
     pub fn start(head: Arc<Head>, pool: Arc<Pool>, options: Options) -> Result<Self, Error> {
         check(&options)?;
-        let targets = Targets::new(
-            head,
-            options.iqn_prefix,
-            options.auth,
-            options.mutual,
-            options.redirect,
-        );
-        let shared = Arc::new(Shared::new(targets, pool));
-        let mut server = Self {
-            shared,
-            listeners: Vec::new(),
-            addresses: Vec::new(),
-            threads: Vec::new(),
-        };
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
         for address in &options.listen {
             let (socket, bound) = bind(*address)?;
-            server.listeners.push(Arc::new(socket));
-            server.addresses.push(bound);
+            listeners.push(Arc::new(socket));
+            addresses.push(bound);
         }
+        if let Some(to) = options.redirect.filter(|to| is_local(*to, &addresses)) {
+            let what = format!("[iscsi] redirect {to} is this head; name another, or leave it out");
+            return Err(Error::new(ErrorKind::Options, what));
+        }
+        let rules = Rules {
+            prefix: options.iqn_prefix,
+            auth: options.auth,
+            algorithms: options.algorithms,
+            digests: options.digests,
+            redirect: options.redirect,
+            sessions_per_node: options.bounds.sessions_per_node,
+            portals: addresses.clone(),
+        };
+        let targets = Targets::new(head, rules);
+        let mut server = Self {
+            shared: Arc::new(Shared::new(targets, pool, options.bounds)),
+            listeners,
+            addresses,
+            threads: Vec::new(),
+        };
         let count = options.workers.unwrap_or_else(cores).max(1);
         let inboxes = (0..count)
             .map(|n| server.start_worker(n))
@@ -108,20 +122,20 @@ impl Server {
         &self.addresses
     }
 
-    /// Its counters.
+    /// What others may ask of it while it runs.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        &self.shared.metrics
+    pub fn control(&self) -> Control {
+        Control::new(Arc::clone(&self.shared))
     }
 
-    /// Asks every initiator politely to leave, and sends all later logins to `redirect` (`address:port`).
-    pub fn drain(&self, redirect: String) {
-        self.shared.targets.redirect_to(redirect);
-        self.shared.drain();
-    }
-
-    /// Ends every session after its running operations, and waits for all threads.
+    /// Ends in order: nobody new comes in, commands under way are finished and answered, connections close,
+    /// threads end.
     pub fn shutdown(mut self) {
+        self.shared.close_door();
+        self.close_listeners();
+        if !self.shared.finish(limits::DRY_WAIT + limits::LINGER) {
+            tracing::warn!("some connections did not come to rest and are closed as they are");
+        }
         self.stop();
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so; there is nothing more to learn here.
@@ -131,6 +145,10 @@ impl Server {
 
     fn stop(&self) {
         self.shared.stop();
+        self.close_listeners();
+    }
+
+    fn close_listeners(&self) {
         for listener in &self.listeners {
             // On Linux this wakes `accept` with an error.
             let _ = listener.shutdown(std::net::Shutdown::Both);
@@ -403,8 +421,10 @@ mod test {
             listen: Vec::new(),
             iqn_prefix: "iqn.2026-11.internal.reveille".into(),
             auth: Auth::None,
-            mutual: None,
+            algorithms: Algorithms::default(),
+            digests: Digests::default(),
             redirect: None,
+            bounds: Bounds::default(),
             workers: None,
         };
         assert!(check(&options).unwrap_err().to_string().contains("listen"));

@@ -1,5 +1,6 @@
 //! What a session is: its identity, its numbers, and who must leave when a new one comes. Pure.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,6 +32,8 @@ pub struct Numbers {
     stat_sn: StatSn,
     window: u32,
     open: u32,
+    /// The last CmdSN that will ever be taken.
+    frozen: Option<CmdSn>,
 }
 
 impl Numbers {
@@ -42,6 +45,14 @@ impl Numbers {
             stat_sn,
             window,
             open: 0,
+            frozen: None,
+        }
+    }
+
+    /// Grants no more than what the initiator was told it may send: the window closes as it is used.
+    pub const fn freeze(&mut self) {
+        if self.frozen.is_none() {
+            self.frozen = Some(self.max_cmd_sn());
         }
     }
 
@@ -54,6 +65,9 @@ impl Numbers {
     /// The last CmdSN that would be taken now. Never goes backwards: a command that opens moves both ends.
     #[must_use]
     pub const fn max_cmd_sn(&self) -> CmdSn {
+        if let Some(last) = self.frozen {
+            return last;
+        }
         let free = self.window.saturating_sub(self.open);
         self.exp_cmd_sn.plus(free).minus(1)
     }
@@ -184,6 +198,18 @@ pub struct Member {
 pub struct Registry<T> {
     seats: Vec<Seat<T>>,
     last_tsih: u16,
+    seats_max: usize,
+    /// Who was pushed out from one address by the same name at another, the latest last.
+    moves: VecDeque<Move>,
+}
+
+/// A session of `initiator` at `from` had to leave for one at `to`.
+#[derive(Debug, PartialEq, Eq)]
+struct Move {
+    initiator: Iqn,
+    from: IpAddr,
+    to: IpAddr,
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -201,13 +227,25 @@ pub struct Entered<T> {
     pub tsih: u16,
     /// Sessions that must be gone before the login is answered.
     pub victims: Vec<(T, Eviction)>,
+    /// Two machines use this initiator's name in turn and push each other out: their addresses. Said once.
+    pub clones: Option<(IpAddr, IpAddr)>,
 }
 
 impl<T> Default for Registry<T> {
     fn default() -> Self {
+        Self::new(limits::SESSIONS_PER_TARGET)
+    }
+}
+
+impl<T> Registry<T> {
+    /// For a target that has at most so many sessions.
+    #[must_use]
+    pub const fn new(seats_max: usize) -> Self {
         Self {
             seats: Vec::new(),
             last_tsih: 0,
+            seats_max,
+            moves: VecDeque::new(),
         }
     }
 }
@@ -218,18 +256,25 @@ impl<T: Clone> Registry<T> {
     pub fn enter(&mut self, member: Member, handle: T) -> Option<Entered<T>> {
         let tsih = self.free_tsih()?;
         let mut victims = Vec::new();
+        let mut moved_from = None;
         for seat in &mut self.seats {
             if let Some(why) = conflict(&seat.member, &member) {
                 seat.leaving = true;
                 victims.push((seat.handle.clone(), why));
+                let same_name = seat.member.identity.initiator == member.identity.initiator;
+                if same_name && seat.member.address != member.address {
+                    moved_from = Some(seat.member.address);
+                }
             }
         }
+        let clones = moved_from.and_then(|from| self.note_move(&member, from));
         let own = |seat: &Seat<T>| seat.member.identity.initiator == member.identity.initiator;
-        while let Some(seat) = self.surplus(own, limits::SESSIONS_PER_INITIATOR) {
+        let per_initiator = limits::SESSIONS_PER_INITIATOR.min(self.seats_max);
+        while let Some(seat) = self.surplus(own, per_initiator) {
             seat.leaving = true;
             victims.push((seat.handle.clone(), Eviction::TooMany));
         }
-        while let Some(seat) = self.surplus(|_| true, limits::SESSIONS_PER_TARGET) {
+        while let Some(seat) = self.surplus(|_| true, self.seats_max) {
             seat.leaving = true;
             victims.push((seat.handle.clone(), Eviction::TooMany));
         }
@@ -240,7 +285,40 @@ impl<T: Clone> Registry<T> {
             leaving: false,
             handle,
         });
-        Some(Entered { tsih, victims })
+        Some(Entered {
+            tsih,
+            victims,
+            clones,
+        })
+    }
+
+    /// One move is a machine that got another address. The way back is a second machine with the same name.
+    fn note_move(&mut self, new: &Member, from: IpAddr) -> Option<(IpAddr, IpAddr)> {
+        let initiator = &new.identity.initiator;
+        let to = new.address;
+        let back = |m: &&mut Move| m.initiator == *initiator && m.from == to && m.to == from;
+        if let Some(there) = self.moves.iter_mut().find(back) {
+            let first = !std::mem::replace(&mut there.told, true);
+            return first.then_some((to, from));
+        }
+        let known = |m: &Move| m.initiator == *initiator && m.from == from && m.to == to;
+        if !self.moves.iter().any(known) {
+            if self.moves.len() >= limits::MOVES_REMEMBERED {
+                self.moves.pop_front();
+            }
+            self.moves.push_back(Move {
+                initiator: initiator.clone(),
+                from,
+                to,
+                told: false,
+            });
+        }
+        None
+    }
+
+    /// Every session.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.seats.iter().map(|seat| &seat.handle)
     }
 
     /// A session is gone.
@@ -417,6 +495,77 @@ mod test {
         assert_eq!(system.victims, [(2, Eviction::HandedOver)]);
     }
 
+    fn at(mut member: Member, address: u8) -> Member {
+        member.address = IpAddr::from([10, 0, 0, address]);
+        member
+    }
+
+    #[test]
+    fn two_machines_with_one_name_are_told_once_with_both_addresses() {
+        let mut all = Registry::default();
+        let os = |nexus| member("a", 1, InitiatorKind::Os, nexus);
+        let told = |entered: Entered<i32>| entered.clones;
+        assert_eq!(told(all.enter(at(os(1), 1), 1).unwrap()), None);
+        // A move alone is a machine with a new address.
+        assert_eq!(told(all.enter(at(os(2), 2), 2).unwrap()), None);
+        all.leave(NexusId(1));
+        let back = told(all.enter(at(os(3), 1), 3).unwrap());
+        let address = |n| IpAddr::from([10, 0, 0, n]);
+        assert_eq!(back, Some((address(1), address(2))));
+        all.leave(NexusId(2));
+        for nexus in 4..40 {
+            let place = if nexus % 2 == 0 { 2 } else { 1 };
+            let entered = all.enter(at(os(nexus), place), 0).unwrap();
+            assert_eq!(entered.clones, None, "said already");
+            all.leave(NexusId(nexus - 1));
+        }
+    }
+
+    #[test]
+    fn a_machine_that_wanders_is_no_second_machine() {
+        let mut all = Registry::default();
+        for (nexus, place) in (1..100u8).enumerate() {
+            let nexus = u64::try_from(nexus).unwrap();
+            let new = at(member("a", 1, InitiatorKind::Os, nexus), place);
+            assert_eq!(all.enter(new, ()).unwrap().clones, None);
+            all.leave(NexusId(nexus.wrapping_sub(1)));
+        }
+        assert!(all.moves.len() <= limits::MOVES_REMEMBERED);
+    }
+
+    #[test]
+    fn a_cloned_machine_that_boots_is_found_by_its_firmware_too() {
+        let mut all = Registry::default();
+        let enter = |all: &mut Registry<u64>, kind, isid, nexus, place| {
+            let new = at(member("a", isid, kind, nexus), place);
+            all.enter(new, nexus).unwrap().clones
+        };
+        assert_eq!(enter(&mut all, InitiatorKind::Os, 1, 1, 1), None);
+        assert_eq!(enter(&mut all, InitiatorKind::Firmware, 9, 2, 2), None);
+        all.leave(NexusId(1));
+        assert_eq!(enter(&mut all, InitiatorKind::Os, 1, 3, 2), None);
+        all.leave(NexusId(2));
+        let told = enter(&mut all, InitiatorKind::Firmware, 8, 4, 1);
+        assert!(told.is_some(), "the first machine boots again");
+    }
+
+    #[test]
+    fn a_frozen_window_is_used_up_and_never_shrinks() {
+        let mut n = Numbers::new(CmdSn(u32::MAX - 1), StatSn(0), 4);
+        n.take();
+        n.open();
+        let last = n.max_cmd_sn();
+        n.freeze();
+        for _ in 0..3 {
+            assert_eq!(n.place(n.exp_cmd_sn()), Arrival::InOrder);
+            n.take();
+            n.close();
+            n.freeze();
+            assert_eq!(n.max_cmd_sn(), last);
+        }
+        assert_eq!(n.place(n.exp_cmd_sn()), Arrival::Outside);
+    }
+
     #[test]
     fn the_longest_quiet_session_makes_room() {
         let mut all = Registry::default();
@@ -436,6 +585,12 @@ mod test {
     fn a_target_has_so_many_sessions_whatever_names_they_give() {
         let mut all = Registry::default();
         let mut left = 0;
+        let mut few = Registry::new(2);
+        for n in 0..5 {
+            let new = member(&format!("n{n}"), 1, InitiatorKind::Os, n);
+            let entered = few.enter(new, n).unwrap();
+            assert_eq!(entered.victims.len(), usize::from(n > 1), "a setting of 2");
+        }
         for n in 0..2 * limits::SESSIONS_PER_TARGET {
             let nexus = u64::try_from(n).unwrap();
             let entered = all

@@ -7,15 +7,16 @@ use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::bounds::Bounds;
 use super::budget::Budget;
 use super::driver::{Handle, Note};
 use super::gate::{self, Cause, Gate, Place, Verdict};
-use super::metrics::Metrics;
+use super::metrics::{Gauges, Metrics};
 use super::pace::Pace;
 use super::refusals::{BackOff, Teller, Told};
 use super::target::{Targets, lock};
@@ -38,11 +39,14 @@ pub(super) struct Shared {
     discoveries: Mutex<HashMap<IpAddr, usize>>,
     refusals: Mutex<Teller<Source, Refused>>,
     links: Mutex<HashMap<u64, Handle>>,
+    /// A connection has ended.
+    unlinked: Condvar,
     next_link: AtomicU64,
     stopped: AtomicBool,
+    pub(super) bounds: Bounds,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Door {
     gate: Gate,
     /// How to reach those who wait at the gate.
@@ -102,6 +106,7 @@ pub(super) struct Link(Arc<Shared>, u64);
 impl Drop for Link {
     fn drop(&mut self) {
         lock(&self.0.links).remove(&self.1);
+        self.0.unlinked.notify_all();
     }
 }
 
@@ -122,13 +127,16 @@ impl Drop for Discovery {
 }
 
 impl Shared {
-    pub(super) fn new(targets: Targets, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(targets: Targets, pool: Arc<Pool>, bounds: Bounds) -> Self {
         Self {
             targets,
             pool,
             metrics: Metrics::default(),
-            budget: Arc::default(),
-            door: Mutex::default(),
+            budget: Arc::new(Budget::new(bounds.data_bytes)),
+            door: Mutex::new(Door {
+                gate: Gate::new(bounds.newcomers, bounds.newcomers_per_address),
+                handles: HashMap::new(),
+            }),
             back_off: Mutex::default(),
             entries: Mutex::new(Pace::new(
                 limits::ENTRY_EVERY,
@@ -138,6 +146,8 @@ impl Shared {
             discoveries: Mutex::default(),
             refusals: Mutex::default(),
             links: Mutex::default(),
+            unlinked: Condvar::new(),
+            bounds,
             next_link: AtomicU64::new(1),
             stopped: AtomicBool::new(false),
         }
@@ -296,12 +306,33 @@ impl Shared {
         self.tell_all(|| leave("the head stops"));
     }
 
-    /// Asks every initiator politely to leave.
-    pub(super) fn drain(&self) {
-        self.tell_all(|| Note::Drain);
+    /// From here on nobody new comes in.
+    pub(super) fn close_door(&self) {
+        self.stopped.store(true, SeqCst);
     }
 
-    fn tell_all(&self, note: impl Fn() -> Note) {
+    /// Lets every connection finish what is under way and close, and waits for that. True when all went in time.
+    pub(super) fn finish(&self, patience: Duration) -> bool {
+        self.tell_all(|| Note::Finish);
+        let links = lock(&self.links);
+        let waited = self
+            .unlinked
+            .wait_timeout_while(links, patience, |links| !links.is_empty());
+        let (links, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        links.is_empty()
+    }
+
+    /// What is there now.
+    pub(super) fn gauges(&self) -> Gauges {
+        Gauges {
+            connections: lock(&self.links).len(),
+            memory: self.budget.held(),
+            memory_max: self.budget.most(),
+        }
+    }
+
+    /// Tells every connection.
+    pub(super) fn tell_all(&self, note: impl Fn() -> Note) {
         for link in lock(&self.links).values() {
             let _ = link.send(note());
         }

@@ -5,16 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::chap::Algorithms;
 use super::driver::Handle;
 use super::login::{Access, Ask, Credentials};
-use super::params::SessionType;
+use super::params::{Digests, SessionType};
+use super::portals;
 use super::reserve;
 use super::sanitize::Gate;
 use super::session::{Entered, Eviction, Identity, Member, Registry, kind_of};
 use super::text::{Found, Wanted};
 use crate::catalog::{DiskTrait, DiskTraits, NodeRecord};
-use crate::events::{InitiatorKind, Traffic};
-use crate::head::{Attached, DiskIdentity, Head};
+use crate::events::{EventKind, InitiatorKind, Traffic};
+use crate::head::{Attached, DiskIdentity, HEAD_USER, Head};
 use crate::names::{Iqn, NodeName};
 use crate::scsi::{LogicalUnit, LuConfig, NexusId, Traits};
 use crate::store::Volume;
@@ -37,25 +39,41 @@ pub enum Auth {
     /// CHAP with the node's own secret; the user is the node's name.
     #[default]
     Chap,
+    /// As `Chap`, and nodes are meant to make the head prove itself; one that does not is let in, and told of.
+    Mutual,
     /// Anyone who reaches the port.
     None,
+}
+
+/// 0x0301: not now (RFC 7143 11.13.5). Class 3: the initiator tries again.
+const UNAVAILABLE: u16 = 0x0301;
+
+/// Settings that logins meet.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) prefix: String,
+    pub(super) auth: Auth,
+    pub(super) algorithms: Algorithms,
+    pub(super) digests: Digests,
+    /// Where every login goes instead, by the configuration.
+    pub(super) redirect: Option<SocketAddr>,
+    pub(super) sessions_per_node: usize,
+    /// Where the server listens.
+    pub(super) portals: Vec<SocketAddr>,
 }
 
 /// Names, access, and the targets that are or were in use.
 #[derive(Debug)]
 pub(super) struct Targets {
     head: Arc<Head>,
-    prefix: String,
-    auth: Auth,
-    mutual: Option<Credentials>,
-    redirect: Mutex<Option<String>>,
+    rules: Rules,
     open: Mutex<HashMap<NodeName, Arc<OpenTarget>>>,
     next_nexus: AtomicU64,
     next_discovery: AtomicU16,
 }
 
 /// A target somebody has logged in to since the head started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OpenTarget {
     registry: Mutex<Registry<Handle>>,
     unit: Mutex<Option<Unit>>,
@@ -194,19 +212,10 @@ fn config_of(disk_uuid: &str, size: u64, target_name: &Iqn, traits: Traits) -> L
 }
 
 impl Targets {
-    pub(super) fn new(
-        head: Arc<Head>,
-        prefix: String,
-        auth: Auth,
-        mutual: Option<Credentials>,
-        redirect: Option<String>,
-    ) -> Self {
+    pub(super) fn new(head: Arc<Head>, rules: Rules) -> Self {
         Self {
             head,
-            prefix,
-            auth,
-            mutual,
-            redirect: Mutex::new(redirect),
+            rules,
             open: Mutex::new(HashMap::new()),
             next_nexus: AtomicU64::new(1),
             next_discovery: AtomicU16::new(1),
@@ -217,9 +226,57 @@ impl Targets {
         &self.head
     }
 
-    /// Sends every later login elsewhere.
-    pub(super) fn redirect_to(&self, address: String) {
-        *lock(&self.redirect) = Some(address);
+    /// Digests that CHAP may use.
+    pub(super) const fn algorithms(&self) -> Algorithms {
+        self.rules.algorithms
+    }
+
+    /// Which digests are agreed to.
+    pub(super) const fn digests(&self) -> Digests {
+        self.rules.digests
+    }
+
+    /// Where the server listens.
+    pub(super) fn portals(&self) -> &[SocketAddr] {
+        &self.rules.portals
+    }
+
+    /// Who may log in.
+    pub(super) const fn auth(&self) -> Auth {
+        self.rules.auth
+    }
+
+    /// How to reach the sessions of these nodes.
+    pub(super) fn handles_of(&self, nodes: &[NodeName]) -> Vec<Handle> {
+        let open = lock(&self.open);
+        let targets: Vec<_> = nodes.iter().filter_map(|n| open.get(n).cloned()).collect();
+        drop(open);
+        let handles = |target: &Arc<OpenTarget>| -> Vec<Handle> {
+            lock(&target.registry).all().cloned().collect()
+        };
+        targets.iter().flat_map(handles).collect()
+    }
+
+    /// Does an order to drain stand for this node?
+    pub(super) fn is_drained(&self, node: &NodeName) -> bool {
+        self.head.drains().order_for(Some(node)).is_some()
+    }
+
+    /// Where a login goes, or why it must wait, when it is not for this head now.
+    fn elsewhere(&self, node: Option<&NodeName>) -> Option<Access> {
+        let drains = self.head.drains();
+        let to = match drains.order_for(node) {
+            Some(order) => order.to,
+            None => Some(self.rules.redirect?),
+        };
+        Some(match to {
+            Some(to) => Access::Redirect(to.to_string()),
+            None => Access::Deny {
+                behind_chap: false,
+                status: UNAVAILABLE,
+                why: "it is drained from this head, and no other is named".to_owned(),
+            },
+        })
     }
 
     /// A handle for a discovery session.
@@ -229,40 +286,44 @@ impl Targets {
 
     /// The node whose target this is.
     pub(super) fn node_of(&self, target: &Iqn) -> Option<Arc<NodeRecord>> {
-        let name = target.node_of_target(&self.prefix)?;
+        let name = target.node_of_target(&self.rules.prefix)?;
         self.head.snapshot().node(name).cloned()
     }
 
     /// Decides about a login: the rule follows the node, and a stranger learns nothing.
     pub(super) fn decide(&self, ask: &Ask) -> Access {
-        let redirect = lock(&self.redirect).clone();
-        if let Some(address) = redirect {
-            return Access::Redirect(address);
-        }
-        let node = match (&ask.target, ask.session_type) {
-            (Some(target), SessionType::Normal) => self.node_of(target),
-            _ if self.auth == Auth::None => {
-                return Access::Allow {
-                    chap: None,
-                    mutual: None,
-                };
-            }
+        let normal = ask.session_type == SessionType::Normal;
+        let node = match &ask.target {
+            Some(target) if normal => self.node_of(target),
             _ => self.node_of_initiator(&ask.initiator),
         };
-        match (node, self.auth) {
+        // Before authentication: nobody but the other head learns more by it, and a drained head does little.
+        if let Some(elsewhere) = self.elsewhere(node.as_deref().map(|node| &node.name)) {
+            return elsewhere;
+        }
+        match (node, self.rules.auth) {
+            (_, Auth::None) if !normal => Access::Allow {
+                chap: None,
+                mutual: None,
+            },
             (Some(_), Auth::None) => Access::Allow {
                 chap: None,
                 mutual: None,
             },
-            (Some(node), Auth::Chap) => Access::Allow {
+            // The head proves itself to whoever asks, also where nodes are not made to ask: so that the setting
+            // can be changed in both directions under nodes that run.
+            (Some(node), Auth::Chap | Auth::Mutual) => Access::Allow {
                 chap: Some(Credentials {
                     user: node.name.to_string(),
                     secret: node.secret.0.clone().into_bytes(),
                 }),
-                mutual: self.mutual.clone(),
+                mutual: (!node.head_secret.is_empty()).then(|| Credentials {
+                    user: HEAD_USER.to_owned(),
+                    secret: node.head_secret.0.clone().into_bytes(),
+                }),
             },
             (None, auth) => Access::Deny {
-                behind_chap: auth == Auth::Chap,
+                behind_chap: auth != Auth::None,
                 status: NOT_FOUND,
                 why: match &ask.target {
                     Some(target) => format!(
@@ -278,7 +339,7 @@ impl Targets {
     }
 
     fn node_of_initiator(&self, initiator: &Iqn) -> Option<Arc<NodeRecord>> {
-        let name = initiator.node_of_initiator(&self.prefix)?;
+        let name = initiator.node_of_initiator(&self.rules.prefix)?;
         self.head.snapshot().node(name).cloned()
     }
 
@@ -291,24 +352,25 @@ impl Targets {
         if let Wanted::One(name) = wanted {
             names.retain(|own| own == name);
         }
+        let told = portals::told(portal, &self.rules.portals);
         let found = |name| Found {
             name,
-            portals: vec![portal.to_string()],
+            portals: told.iter().map(ToString::to_string).collect(),
         };
         names.into_iter().map(found).collect()
     }
 
     /// The targets that a discovery session may see.
     fn visible(&self, ask: &Ask) -> Vec<Iqn> {
-        let target = |node: &NodeRecord| Iqn::target_of(&self.prefix, &node.name);
-        match self.auth {
+        let target = |node: &NodeRecord| Iqn::target_of(&self.rules.prefix, &node.name);
+        match self.rules.auth {
             Auth::None => self
                 .head
                 .snapshot()
                 .nodes()
                 .map(|node| target(node))
                 .collect(),
-            Auth::Chap => self
+            Auth::Chap | Auth::Mutual => self
                 .node_of_initiator(&ask.initiator)
                 .map(|node| target(&node))
                 .into_iter()
@@ -324,7 +386,7 @@ impl Targets {
         address: IpAddr,
         handle: Handle,
     ) -> Option<(Session, Vec<(Handle, Eviction)>)> {
-        let target = Arc::clone(lock(&self.open).entry(node.name.clone()).or_default());
+        let target = self.target_of(&node.name);
         let identity = Identity {
             initiator: ask.initiator.clone(),
             isid: ask.isid,
@@ -340,7 +402,14 @@ impl Targets {
             nexus,
             active_ms: Arc::clone(&active_ms),
         };
-        let Entered { tsih, victims } = lock(&target.registry).enter(member, handle)?;
+        let Entered {
+            tsih,
+            victims,
+            clones,
+        } = lock(&target.registry).enter(member, handle)?;
+        if let Some(addresses) = clones {
+            self.tell_clones(&node.name, &ask.initiator, addresses);
+        }
         let traffic = self.head.bus().traffic(&node.name);
         let session = Session {
             target,
@@ -354,6 +423,31 @@ impl Targets {
             active_ms,
         };
         Some((session, victims))
+    }
+
+    fn target_of(&self, node: &NodeName) -> Arc<OpenTarget> {
+        let mut open = lock(&self.open);
+        let made = || {
+            Arc::new(OpenTarget {
+                registry: Mutex::new(Registry::new(self.rules.sessions_per_node)),
+                unit: Mutex::default(),
+            })
+        };
+        Arc::clone(open.entry(node.clone()).or_insert_with(made))
+    }
+
+    /// The loudest thing there is to say: two machines run from one disk, in turn.
+    fn tell_clones(&self, node: &NodeName, initiator: &Iqn, (first, second): (IpAddr, IpAddr)) {
+        tracing::error!(
+            %node, %initiator, %first, %second,
+            "two machines use one initiator name and push each other out"
+        );
+        let event = EventKind::ClonedInitiator {
+            initiator: initiator.clone(),
+            first,
+            second,
+        };
+        self.head.bus().publish(Some(node), event);
     }
 
     /// Forgets a target that nobody uses and whose node is gone.

@@ -7,6 +7,7 @@ mod iqn;
 mod mac;
 mod natural;
 mod node_set;
+mod portal;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -18,6 +19,7 @@ pub use ids::{ImageId, LayerId};
 pub use iqn::Iqn;
 pub use mac::Mac;
 pub use node_set::{Groups, NodeSet};
+pub use portal::parse_portal;
 
 /// Why a text is not a name: what was given, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -162,7 +162,7 @@ pub fn rss(pid: u32) -> u64 {
 }
 
 fn secret_of(head: &TestHead, node: &str) -> Credentials {
-    let shown = head.good(&["node", "show", node, "--secrets", "-o", "json"]);
+    let shown = head.good(&["node", "secret", node, "-o", "json"]);
     let mut shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     if shown.is_array() {
         shown = shown[0].take();

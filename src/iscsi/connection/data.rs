@@ -105,6 +105,7 @@ impl Connection {
             return;
         }
         if !intact {
+            self.faults.data_digests += 1;
             self.reject(bhs, reason::DATA_DIGEST, now);
             self.break_off(id, Sense::PROTOCOL_CRC_ERROR);
             return;

@@ -4,6 +4,8 @@
 use std::time::Instant;
 
 use super::super::pdu::{Bhs, RESERVED_TAG, op};
+use super::super::serial::CmdSn;
+use super::super::session::Arrival;
 use super::super::task::{Phase, TaskId};
 use super::{Answer, Connection, Data, Management, Output, Queued, State, Why, reason};
 use crate::limits;
@@ -91,12 +93,29 @@ impl Connection {
 
     fn abort_task(&mut self, bhs: &Bhs, now: Instant) {
         let Some(task) = self.tasks.by_itt(bhs.u32_at(20)) else {
-            self.respond(bhs.itt(), bhs.immediate(), NO_SUCH_TASK);
+            let response = if self.plugs_gap(bhs) {
+                COMPLETE
+            } else {
+                NO_SUCH_TASK
+            };
+            self.respond(bhs.itt(), bhs.immediate(), response);
             return;
         };
         let number = self.function();
         self.abort(task, number, false);
         self.await_end(bhs, Kind::Abort, number, now);
+    }
+
+    /// An abort of a command that was rejected, and so never received, fills the hole that it left (RFC 7143
+    /// 7.3, 11.6.1): its CmdSN counts as received.
+    fn plugs_gap(&mut self, bhs: &Bhs) -> bool {
+        let awaited = bhs.immediate()
+            && self.numbers.place(CmdSn(bhs.u32_at(32))) == Arrival::InOrder
+            && bhs.u32_at(32) != bhs.cmd_sn();
+        if awaited {
+            self.numbers.take();
+        }
+        awaited
     }
 
     /// Logout (RFC 7143 11.14): ends every task, then answers, then closes.

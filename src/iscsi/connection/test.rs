@@ -307,6 +307,19 @@ impl Peer {
         self.send_raw(&bhs, data);
     }
 
+    /// Sends a command that nobody will answer.
+    pub(super) fn send_gone(&mut self, mut bhs: Bhs) {
+        bhs.put_u32(24, self.cmd_sn);
+        let event = Event::Pdu {
+            bhs: &bhs,
+            ahs: &[],
+            data: Incoming::Slice(&[]),
+            intact: true,
+        };
+        self.conn.apply(event, self.now);
+        self.pump();
+    }
+
     pub(super) fn read(&mut self, itt: u32, lba: u32, sectors: u16, edtl: u32) {
         self.send(command(itt, 0xc0, edtl, 0x28, lba, sectors), &[]);
     }

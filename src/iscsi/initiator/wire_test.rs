@@ -54,6 +54,8 @@ fn machine() -> Login {
         portal_group: 1,
         first_stat_sn: 7,
         entropy: [3; 64],
+        algorithms: crate::iscsi::Algorithms::default(),
+        digests: crate::iscsi::Digests::default(),
         accepted: Instant::now(),
     })
 }

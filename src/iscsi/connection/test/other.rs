@@ -319,8 +319,97 @@ fn firmware_is_never_pinged_nor_told_of_a_drain() {
     peer.conn.apply(Event::Drain, peer.now);
     peer.pump();
     peer.silent();
-    peer.tick(1);
     assert_eq!(peer.closed, Some(Why::Drained));
+}
+
+#[test]
+fn firmware_gets_its_answer_before_it_is_closed() {
+    let mut peer = Peer::with(Options {
+        talkative: false,
+        ..options(agreed())
+    });
+    peer.hold_runs = true;
+    peer.read(1, 0, 40, 40 * 512);
+    peer.conn.apply(Event::Drain, peer.now);
+    peer.pump();
+    peer.tick(5);
+    assert!(peer.closed.is_none());
+    peer.run_all();
+    peer.pump();
+    let sent: usize = peer.inbox.drain(..).map(|pdu| pdu.data.len()).sum();
+    assert_eq!(sent, 40 * 512);
+    assert_eq!(peer.closed, Some(Why::Drained));
+}
+
+#[test]
+fn a_drain_that_is_called_off_lets_the_session_stay() {
+    let mut peer = Peer::new();
+    peer.conn.apply(Event::Drain, peer.now);
+    peer.pump();
+    let _ = peer.expect(op::ASYNC);
+    peer.conn.apply(Event::Stay, peer.now);
+    peer.tick(20);
+    assert!(peer.closed.is_none());
+    peer.read(1, 0, 1, 512);
+    assert_eq!(peer.expect(op::DATA_IN).itt(), 1);
+    // A second drain is told again.
+    peer.conn.apply(Event::Drain, peer.now);
+    peer.pump();
+    let _ = peer.expect(op::ASYNC);
+}
+
+#[test]
+fn after_the_grace_what_was_begun_is_finished_and_no_more_is_granted() {
+    let mut peer = Peer::new();
+    peer.conn.apply(Event::Drain, peer.now);
+    peer.pump();
+    let _ = peer.expect(op::ASYNC);
+    peer.hold_runs = true;
+    peer.read(1, 0, 1, 512);
+    peer.tick(10);
+    assert!(peer.closed.is_none(), "a command is under way");
+    let last = peer.conn.numbers.max_cmd_sn();
+    peer.read(2, 0, 1, 512);
+    assert_eq!(peer.conn.numbers.max_cmd_sn(), last, "the window stands");
+    peer.run_all();
+    peer.pump();
+    let answered: Vec<u32> = peer.inbox.drain(..).map(|pdu| pdu.header.itt()).collect();
+    assert_eq!(answered, [1, 2], "what it was allowed to send is answered");
+    assert_eq!(peer.closed, Some(Why::Drained));
+}
+
+#[test]
+fn a_session_that_never_rests_is_closed_in_the_end() {
+    let mut peer = Peer::new();
+    peer.hold_runs = true;
+    peer.read(1, 0, 1, 512);
+    peer.conn.apply(Event::Finish, peer.now);
+    peer.pump();
+    peer.tick(limits::DRY_WAIT.as_secs() - 1);
+    assert!(peer.closed.is_none());
+    peer.tick(1);
+    assert_eq!(peer.closed, Some(Why::Stopping));
+}
+
+#[test]
+fn a_stopping_head_closes_a_quiet_session_without_a_word() {
+    let mut peer = Peer::new();
+    peer.conn.apply(Event::Finish, peer.now);
+    peer.pump();
+    peer.silent();
+    assert_eq!(peer.closed, Some(Why::Stopping));
+}
+
+#[test]
+fn a_logout_during_a_drain_is_answered() {
+    let mut peer = Peer::new();
+    peer.conn.apply(Event::Drain, peer.now);
+    peer.pump();
+    let _ = peer.expect(op::ASYNC);
+    peer.tick(3);
+    peer.logout(1, 0, 3);
+    assert_eq!(peer.expect(op::LOGOUT_RESPONSE).u8_at(2), 0);
+    assert_eq!(peer.closed, Some(Why::Logout));
 }
 
 #[test]
@@ -337,22 +426,77 @@ fn a_drain_asks_for_logout_and_closes_after_a_while() {
 }
 
 #[test]
-fn a_broken_immediate_data_digest_drops_the_command_only() {
+fn a_command_with_a_broken_data_digest_was_never_received() {
     let mut peer = Peer::new();
-    let mut bhs = command(1, 0xa0, 512, 0x2a, 0, 1);
+    let write = command(1, 0xa0, 512, 0x2a, 0, 1);
+    broken(&mut peer, write, &[1; 512]);
+    assert_eq!(peer.disk(0, 1), [0; 512]);
+    assert_eq!(peer.conn.numbers.exp_cmd_sn().0, peer.cmd_sn);
+    // RFC 7143 7.3: the initiator may send it again under its number.
+    peer.write(1, 0, 1, 512, &[1; 512]);
+    assert_eq!(peer.response(good()), (0, 0));
+    assert_eq!(peer.disk(0, 1), [1; 512]);
+    let faults = peer.conn.take_faults();
+    assert_eq!((faults.rejects, faults.data_digests), (1, 1));
+    assert_eq!(peer.conn.take_faults().rejects, 0);
+}
+
+/// Sends a PDU whose data digest is wrong, which must be rejected with reason 2 and nothing else.
+fn broken(peer: &mut Peer, mut bhs: Bhs, data: &[u8]) {
     bhs.put_u32(24, peer.cmd_sn);
-    bhs.set_data_len(512);
+    bhs.set_data_len(u32::try_from(data.len()).unwrap());
     let event = Event::Pdu {
         bhs: &bhs,
         ahs: &[],
-        data: Incoming::Slice(&[1; 512]),
+        data: Incoming::Slice(data),
         intact: false,
     };
     peer.conn.apply(event, peer.now);
-    peer.cmd_sn += 1;
     peer.pump();
-    assert_eq!(peer.expect(op::REJECT).u8_at(2), reason::DATA_DIGEST);
-    peer.read(2, 0, 1, 512);
-    assert_eq!(peer.expect(op::DATA_IN).itt(), 2);
+    let pdu = peer.next();
+    assert_eq!(pdu.header.opcode(), op::REJECT);
+    assert_eq!(pdu.header.u8_at(2), reason::DATA_DIGEST);
+    assert_eq!(inline(&pdu), bhs.0, "the header that earned it");
+    peer.silent();
+}
+
+#[test]
+fn an_abort_fills_the_hole_that_a_rejected_command_left() {
+    let mut peer = Peer::new();
+    let lost = peer.cmd_sn;
+    broken(&mut peer, command(1, 0xa0, 512, 0x2a, 0, 1), &[1; 512]);
+    peer.cmd_sn += 1;
+    let mut abort = Bhs::new(op::TASK_MANAGEMENT | 0x40);
+    abort.put_u8(1, 0x81);
+    abort.put_u32(16, 2);
+    abort.put_u32(20, 1);
+    abort.put_u32(32, lost);
+    peer.send(abort, &[]);
+    let header = peer.expect(op::TASK_MANAGEMENT_RESPONSE);
+    assert_eq!((header.itt(), header.u8_at(2)), (2, 0));
+    peer.read(3, 0, 1, 512);
+    assert_eq!(peer.expect(op::DATA_IN).itt(), 3);
+    assert!(peer.closed.is_none());
+}
+
+#[test]
+fn who_goes_on_past_a_rejected_command_begins_a_new_session() {
+    let mut peer = Peer::new();
+    broken(&mut peer, command(1, 0xa0, 512, 0x2a, 0, 1), &[1; 512]);
+    peer.cmd_sn += 1;
+    peer.send_gone(command(2, 0xc0, 512, 0x28, 0, 1));
+    assert!(matches!(peer.closed, Some(Why::Protocol(_))));
     assert_eq!(peer.disk(0, 1), [0; 512]);
+}
+
+#[test]
+fn pings_and_texts_with_broken_data_are_rejected_and_do_nothing() {
+    let mut peer = Peer::new();
+    peer.list = found(1);
+    broken(&mut peer, nop(1, true), b"hello");
+    broken(&mut peer, text(2, 0x80, RESERVED_TAG), b"SendTargets=All\0");
+    peer.send(nop(3, true), b"hello");
+    assert_eq!(inline(&peer.next()), b"hello");
+    peer.send(text(4, 0x80, RESERVED_TAG), b"SendTargets=All\0");
+    assert_eq!(inline(&peer.next()), LISTED.as_bytes());
 }
