@@ -11,6 +11,7 @@ mod common;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
@@ -78,6 +79,7 @@ struct Between {
     address: SocketAddr,
     /// What the target said, all connections one behind another.
     heard: Arc<Mutex<Vec<u8>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Between {
@@ -87,9 +89,12 @@ impl Between {
         let address = listener.local_addr().unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ear = heard.clone();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
         std::thread::spawn(move || {
             let mut flip = flip;
             for client in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Relaxed);
                 let Ok(server) = TcpStream::connect(target) else {
                     continue;
                 };
@@ -100,7 +105,11 @@ impl Between {
                 std::thread::spawn(move || pass(server, client, None, &ear));
             }
         });
-        Self { address, heard }
+        Self {
+            address,
+            heard,
+            connections,
+        }
     }
 
     fn has_heard(&self, words: &str) -> bool {
@@ -149,13 +158,14 @@ fn header_digests_are_agreed_on_and_every_byte_comes_through() {
 #[test]
 fn a_bit_flipped_in_a_header_is_noticed_and_the_command_is_done_again() {
     let head = head("none");
-    // Behind the login of some 600 bytes lie commands: each flip hits a header, its digest or its data. Only
-    // what a digest covers may be hit, so all of it is reads.
-    for flip in (1_200..3_000).step_by(307) {
+    // Behind the login's 468 bytes lie 52 for each command, a header and its digest: 1,092 up to the read.
+    for flip in (730..1_090).step_by(37) {
         let between = Between::new(head.portal.unwrap(), Some(flip));
         let with = disk(between.address, ",header-digest=crc32c");
-        let said = io(&with, "read -P 0 63M 64k");
+        let said = io(&with, "read -P 0 64576k 64k");
         assert!(said.contains("read 65536/65536"), "{flip}: {said}");
+        let connections = between.connections.load(Relaxed);
+        assert!(connections > 1, "{flip}: nobody noticed");
     }
 }
 

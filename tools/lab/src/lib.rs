@@ -14,6 +14,7 @@
 pub mod console;
 pub mod demo;
 pub mod edk2;
+pub mod forger;
 pub mod golden;
 pub mod head;
 pub mod net;
