@@ -240,7 +240,7 @@ impl Service {
         }
     }
 
-    fn portal_for(&self, local: SocketAddr) -> SocketAddr {
+    pub(super) fn portal_for(&self, local: SocketAddr) -> SocketAddr {
         let portal = self.settings.portal;
         if portal.ip().is_unspecified() {
             return SocketAddr::new(local.ip().to_canonical(), portal.port());

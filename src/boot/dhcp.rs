@@ -81,6 +81,7 @@ pub(crate) fn server_answer(
     grant: Option<Grant>,
     network: &Network,
     host_name: Option<&str>,
+    root_path: Option<&str>,
 ) -> Packet {
     let mut answer = begin(talk, kind);
     if kind == Kind::Ack {
@@ -113,6 +114,9 @@ pub(crate) fn server_answer(
     }
     if let Some(domain) = &network.domain {
         options.push(code::DOMAIN, domain.as_bytes());
+    }
+    if let Some(path) = root_path {
+        options.push(code::ROOT_PATH, path.as_bytes());
     }
     match talk.facts.client {
         // iPXE would wait for a ProxyDHCP server that is not there (its option 176, `no-pxedhcp`).
@@ -253,7 +257,7 @@ mod test {
             ..Network::default()
         };
         let answer = ask(packet, step, |t| {
-            server_answer(t, kind, grant(), &network, Some("node1"))
+            server_answer(t, kind, grant(), &network, Some("node1"), None)
         });
         // The round trip through bytes is part of every test.
         let bytes = answer.encode();

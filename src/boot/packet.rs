@@ -24,6 +24,7 @@ pub(crate) mod code {
     pub(crate) const DNS: u8 = 6;
     pub(crate) const HOST_NAME: u8 = 12;
     pub(crate) const DOMAIN: u8 = 15;
+    pub(crate) const ROOT_PATH: u8 = 17;
     pub(crate) const BROADCAST: u8 = 28;
     pub(crate) const VENDOR: u8 = 43;
     pub(crate) const REQUESTED_IP: u8 = 50;

@@ -11,13 +11,13 @@ use super::dhcp::{self, Grant, Kind, Link, Network, Ports, Talk};
 use super::facts::{Client, Facts, MessageType};
 use super::house::House;
 use super::lease::{Pool, Want};
-use super::packet::Packet;
+use super::packet::{Packet, code};
 use super::plan::{self, BootPlan, Decision, Means, Step};
 use crate::catalog::{NodeRecord, PendingRecord};
 use crate::events::{EventKind, Stage};
 use crate::head::Admission;
 use crate::limits;
-use crate::names::Mac;
+use crate::names::{Iqn, Mac};
 use crate::units::UnixMillis;
 
 /// Which part of DHCP this head plays.
@@ -420,8 +420,25 @@ impl Request<'_> {
         let network = &self.service.settings.network;
         let name = node.map(|n| n.name.as_str());
         let talk = self.talk(thought.plan);
-        let packet = dhcp::server_answer(&talk, kind, grant, network, name);
+        let path = self.root_path(thought);
+        let packet = dhcp::server_answer(&talk, kind, grant, network, name, path.as_deref());
         thought.with(self.send(&packet))
+    }
+
+    /// Where the disk is (RFC 4173), for firmware that is its own iSCSI initiator: UEFI's (EDK2) takes no offer
+    /// without it, and says no vendor class. Operating systems say theirs; one that does not learns no secret.
+    fn root_path(&self, thought: &Thought) -> Option<String> {
+        let silent = self.packet.options.get(code::CLASS).is_none();
+        let plain = self.facts.client == Client::Plain && silent;
+        let asks = plain && self.facts.wants(code::ROOT_PATH);
+        let node = thought.node.as_deref().filter(|_| asks)?;
+        let settings = &self.service.settings;
+        let link = SocketAddr::from((self.link.address, 0));
+        let portal = self.service.portal_for(link);
+        let target = Iqn::target_of(&settings.iqn_prefix, &node.name);
+        let (host, port) = (portal.ip(), portal.port());
+        (thought.plan.decision == Decision::Image && host.is_ipv4())
+            .then(|| format!("iscsi:{host}::{port}:0:{target}"))
     }
 
     fn propose(&self, thought: &Thought, kind: Kind, to: Option<SocketAddrV4>) -> Outcome {

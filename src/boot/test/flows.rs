@@ -376,6 +376,33 @@ fn a_fixed_address_is_given_and_nothing_else() {
     assert_eq!(rig.lease(plain).yiaddr, Ipv4Addr::new(10, 77, 0, 7));
 }
 
+/// EDK2's `IScsiDhcp.c` asks for these four options and nothing more.
+fn uefi_iscsi(message: u8) -> Packet {
+    let mut packet = Packet::request(MAC, 3);
+    packet.options.push(code::MESSAGE, &[message]);
+    packet.options.push(code::WANTED, &[1, 3, 6, 17]);
+    packet
+}
+
+#[test]
+fn firmware_that_is_its_own_initiator_is_told_where_its_disk_is() {
+    let path = |nodes, client: fn(u8) -> Packet| {
+        let ack = rig(DhcpMode::Server, nodes).lease(client);
+        let path = ack.options.get(code::ROOT_PATH).map(<[u8]>::to_vec);
+        path.map(|path| String::from_utf8(path).unwrap())
+    };
+    let told = "iscsi:10.77.0.1::3260:0:iqn.2026-11.internal.reveille:n1";
+    assert_eq!(path(vec![node("n1")], uefi_iscsi).as_deref(), Some(told));
+    // Operating systems, strangers and nodes with a disk of their own hear nothing of it.
+    assert_eq!(path(vec![node("n1")], plain), None);
+    assert_eq!(path(vec![], uefi_iscsi), None);
+    let local = NodeRecord {
+        boot: BootMode::Local,
+        ..node("n1")
+    };
+    assert_eq!(path(vec![local], uefi_iscsi), None);
+}
+
 #[test]
 fn informs_are_answered_without_an_address_and_declines_are_believed() {
     let rig = rig(DhcpMode::Server, vec![node("n1")]);

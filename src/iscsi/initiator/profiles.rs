@@ -100,14 +100,14 @@ pub const WINDOWS: Profile = Profile {
     ],
 };
 
-/// UEFI firmware, EDK2 `NetworkPkg/IScsiDxe`; the strictest.
+/// UEFI firmware, EDK2 `NetworkPkg/IScsiDxe`; the strictest. As Debian's OVMF 2022.11 sends it.
 pub const EDK2: Profile = Profile {
     name: "EDK2",
     security_always: true,
     transit_always: false,
     one_stage: false,
     auth_method: "CHAP",
-    chap_algorithms: "7",
+    chap_algorithms: "7,5",
     keys: &[
         ("HeaderDigest", "None"),
         ("DataDigest", "None"),

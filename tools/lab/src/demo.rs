@@ -67,8 +67,12 @@ fn play(lab: &Lab, image: &str, options: &Options) -> Result<()> {
         .zip(1..)
         .map(|(&kind, number)| lab.add_node(&NodeSpec::new(number, kind)))
         .collect::<Result<Vec<_>>>()?;
-    let head = HeadSpec::standard(lab, &tool("reveille")?);
-    let mut head = Head::prepare(lab, head)?;
+    let mut spec = HeadSpec::standard(lab, &tool("reveille")?);
+    // Nodes make the head prove itself, in iPXE and in Debian.
+    spec.config = spec
+        .config
+        .replace("[iscsi]\n", "[iscsi]\nauth = \"mutual\"\n");
+    let mut head = Head::prepare(lab, spec)?;
 
     say("one golden image");
     show(&head, &["image", "import", image, "--name", "debian12"])?;
@@ -78,7 +82,7 @@ fn play(lab: &Lab, image: &str, options: &Options) -> Result<()> {
     add_nodes(&head, &nodes)?;
     show(&head, &["node", "ls"])?;
 
-    say("the head: DHCP, TFTP, HTTP and iSCSI on a network of its own");
+    say("the head: DHCP, TFTP, HTTP and iSCSI with mutual CHAP, on a network of its own");
     let (ready, took) = head.start()?;
     println!("{ready}   ({} ms)", took.as_millis());
     let cpu_before = head.cpu_seconds().unwrap_or(0.0);

@@ -13,10 +13,13 @@
 
 pub mod console;
 pub mod demo;
+pub mod edk2;
+pub mod forger;
 pub mod golden;
 pub mod head;
 pub mod net;
 pub mod node;
+pub mod nvram;
 pub mod proc;
 pub mod qmp;
 

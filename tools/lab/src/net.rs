@@ -1,10 +1,12 @@
 //! A network of its own: a namespace with a bridge, one tap per node, the head's address on the bridge.
 
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::proc::{kill_now, run};
 
@@ -102,6 +104,17 @@ impl Net {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
+    }
+
+    /// Moves the calling thread, and whatever it starts, into the namespace.
+    ///
+    /// # Errors
+    /// When the namespace is gone, or this process may not.
+    pub fn enter(&self) -> Result<()> {
+        let path = format!("/run/netns/{}", self.name);
+        let file = std::fs::File::open(&path).with_context(|| format!("namespace {path}"))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("cannot enter {path}"))
     }
 
     /// Processes inside the namespace, all of which a lab has put there.

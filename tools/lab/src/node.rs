@@ -364,18 +364,31 @@ impl Node {
         }
     }
 
+    /// The file with a UEFI machine's settings (OVMF's variable store).
+    #[must_use]
+    pub fn settings(&self) -> PathBuf {
+        self.file("vars.fd")
+    }
+
+    /// Changes a UEFI machine's settings while it is off, beginning with the firmware's defaults.
+    ///
+    /// # Errors
+    /// When there is no OVMF, the file cannot be written, or `change` fails.
+    pub fn change_settings(&self, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        let path = self.settings();
+        let from = if path.exists() {
+            path.clone()
+        } else {
+            ovmf()?.1
+        };
+        let mut store = fs::read(&from).context("cannot read OVMF's settings")?;
+        change(&mut store)?;
+        fs::write(&path, store).context("cannot write OVMF's settings")
+    }
+
     fn add_ovmf(&self, command: &mut Command) -> Result<()> {
-        let builds = [
-            ("OVMF_CODE.fd", "OVMF_VARS.fd"),
-            ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
-        ];
-        let dir = Path::new("/usr/share/OVMF");
-        let (code, settings) = builds
-            .iter()
-            .map(|(code, settings)| (dir.join(code), dir.join(settings)))
-            .find(|(code, _)| code.exists())
-            .context("no OVMF in /usr/share/OVMF; tools/packages installs it")?;
-        let own = self.file("vars.fd");
+        let (code, settings) = ovmf()?;
+        let own = self.settings();
         if !own.exists() {
             fs::copy(&settings, &own).context("cannot copy OVMF's settings")?;
         }
@@ -411,6 +424,20 @@ impl Node {
             .with_context(|| format!("{name}: no shell"))?;
         Ok(console)
     }
+}
+
+/// OVMF's code and its default settings.
+fn ovmf() -> Result<(PathBuf, PathBuf)> {
+    let builds = [
+        ("OVMF_CODE.fd", "OVMF_VARS.fd"),
+        ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
+    ];
+    let dir = Path::new("/usr/share/OVMF");
+    builds
+        .iter()
+        .map(|(code, settings)| (dir.join(code), dir.join(settings)))
+        .find(|(code, _)| code.exists())
+        .context("no OVMF in /usr/share/OVMF; tools/packages installs it")
 }
 
 #[cfg(test)]
