@@ -94,15 +94,33 @@ fn macs_come_from_a_file() {
 fn secrets_are_shown_only_when_asked_for() {
     let head = with_image();
     head.good(&["node", "add", "n1", "--image", "golden"]);
-    assert!(
-        !head
-            .good(&["node", "show", "n1", "-o", "json"])
-            .contains("\"secret\"")
+    let secrets = |node: &str| -> serde_json::Value {
+        serde_json::from_str(&head.good(&["node", "secret", node, "-o", "json"])).unwrap()
+    };
+    let first = secrets("n1")[0].clone();
+    let (node, ours) = (
+        first["secret"].as_str().unwrap(),
+        first["head_secret"].as_str().unwrap(),
     );
-    assert!(
-        head.good(&["node", "show", "n1", "--secrets"])
-            .contains("CHAP secret")
+    assert_eq!((node.len(), ours.len()), (16, 16));
+    assert_eq!(
+        (&first["user"], &first["head_user"]),
+        (&"n1".into(), &"reveille".into())
     );
+    for args in [
+        &["node", "show", "n1", "-o", "json"][..],
+        &["node", "show", "n1"],
+        &["node", "ls", "-o", "json"],
+        &["events", "--help"],
+    ] {
+        let text = head.good(args);
+        assert!(!text.contains(node) && !text.contains(ours), "{args:?}");
+    }
+    head.good(&["node", "set", "n1", "--new-secret"]);
+    let second = secrets("n1")[0].clone();
+    assert_ne!(first["secret"], second["secret"]);
+    assert_ne!(first["head_secret"], second["head_secret"]);
+    head.bad(&["node", "secret", "n2"], 1);
 }
 
 #[test]

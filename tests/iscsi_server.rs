@@ -17,6 +17,7 @@ use common::{PATIENCE, TestHead, raw_disk};
 use reveille::iscsi::frame::Encoder;
 use reveille::iscsi::initiator::engine::{Command, Completion, Done, Transfer};
 use reveille::iscsi::initiator::offer::Offer;
+use reveille::iscsi::initiator::profiles::PROFILES;
 use reveille::iscsi::initiator::{ErrorKind, Initiator};
 use reveille::iscsi::login::Credentials;
 use reveille::iscsi::pdu::op;
@@ -34,7 +35,12 @@ const LUN_RESET: u8 = 5;
 /// A head with these nodes (name, mode), running.
 fn head_with(auth: &str, nodes: &[(&str, &str)]) -> TestHead {
     let config = format!("[iscsi]\nlisten = [\"127.0.0.1:0\"]\nauth = \"{auth}\"\n");
-    let mut head = TestHead::with_config(&config);
+    head_of(&config, nodes)
+}
+
+/// The same with a configuration of its own.
+fn head_of(config: &str, nodes: &[(&str, &str)]) -> TestHead {
+    let mut head = TestHead::with_config(config);
     raw_disk(&head.path("golden.raw"), MIB);
     let raw = head.path("golden.raw").display().to_string();
     head.good(&["image", "import", &raw, "--name", "golden"]);
@@ -165,19 +171,22 @@ impl Dice {
 }
 
 fn secret_of(head: &TestHead, node: &str) -> Credentials {
-    let shown = head.good(&["node", "show", node, "--secrets", "-o", "json"]);
-    let mut shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    if shown.is_array() {
-        shown = shown[0].take();
-    }
-    Credentials {
-        user: node.into(),
-        secret: shown["secret"]
-            .as_str()
-            .expect("a secret")
-            .as_bytes()
-            .to_vec(),
-    }
+    secrets_of(head, node).0
+}
+
+/// A node's credentials, and the head's towards it.
+fn secrets_of(head: &TestHead, node: &str) -> (Credentials, Credentials) {
+    let shown = head.good(&["node", "secret", node, "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let field = |name: &str| shown[0][name].as_str().expect(name).to_owned();
+    let credentials = |user: &str, secret: &str| Credentials {
+        user: field(user),
+        secret: field(secret).into_bytes(),
+    };
+    (
+        credentials("user", "secret"),
+        credentials("head_user", "head_secret"),
+    )
 }
 
 #[tokio::test]
@@ -185,7 +194,7 @@ async fn chap_lets_the_right_secret_in_and_no_other() {
     let head = head_with("chap", &[("n1", "ephemeral"), ("n2", "ephemeral")]);
     let (first, second) = (secret_of(&head, "n1"), secret_of(&head, "n2"));
     assert_ne!(first.secret, second.secret);
-    for algorithms in ["5", "7", "7,5"] {
+    for algorithms in ["5", "6", "7", "8", "7,5", "5,6,7,8"] {
         let mut right = offer("n1", 1);
         right.profile.chap_algorithms = algorithms;
         right.chap = Some(first.clone());
@@ -228,6 +237,94 @@ async fn chap_lets_the_right_secret_in_and_no_other() {
 }
 
 #[tokio::test]
+async fn every_initiator_is_shown_that_the_head_is_the_head() {
+    for auth in ["mutual", "chap"] {
+        let head = head_with(auth, &[("n1", "ephemeral"), ("n2", "ephemeral")]);
+        let (own, proof) = secrets_of(&head, "n1");
+        let (_, of_other) = secrets_of(&head, "n2");
+        assert!(own.secret != proof.secret && proof.secret != of_other.secret);
+        for profile in PROFILES {
+            for algorithms in ["5", "6", "7", "8"] {
+                let mut demanding = Offer {
+                    chap: Some(own.clone()),
+                    mutual: Some(proof.clone()),
+                    entropy: [7; 33],
+                    profile: *profile,
+                    ..offer("n1", 1)
+                };
+                demanding.profile.chap_algorithms = algorithms;
+                let mut session = log_in(&head, demanding).await;
+                assert_eq!(read(&mut session, 0..8).await.len(), 4096);
+            }
+        }
+        // The secret towards another node is no proof to this one.
+        let cheated = Offer {
+            chap: Some(own.clone()),
+            mutual: Some(of_other),
+            entropy: [7; 33],
+            ..offer("n1", 2)
+        };
+        let kind = connect(&head, cheated).await.map_err(|e| e.kind());
+        assert_eq!(kind.unwrap_err(), ErrorKind::Untrusted);
+        // One that does not ask is let in: the proof protects who asks for it, and nobody else.
+        let plain = Offer {
+            chap: Some(own),
+            ..offer("n1", 3)
+        };
+        let mut session = log_in(&head, plain).await;
+        assert_eq!(read(&mut session, 0..8).await.len(), 4096);
+    }
+}
+
+#[tokio::test]
+async fn new_secrets_end_the_old_ones_in_both_directions() {
+    let head = head_with("mutual", &[("n1", "ephemeral")]);
+    let (own, proof) = secrets_of(&head, "n1");
+    head.good(&["node", "set", "n1", "--new-secret"]);
+    let (new_own, new_proof) = secrets_of(&head, "n1");
+    let with = |chap: &Credentials, mutual: &Credentials| Offer {
+        chap: Some(chap.clone()),
+        mutual: Some(mutual.clone()),
+        entropy: [9; 33],
+        ..offer("n1", 1)
+    };
+    assert_eq!(refused(&head, with(&own, &proof)).await, 0x0201);
+    let kind = connect(&head, with(&new_own, &proof))
+        .await
+        .map_err(|e| e.kind());
+    assert_eq!(kind.unwrap_err(), ErrorKind::Untrusted);
+    let mut session = log_in(&head, with(&new_own, &new_proof)).await;
+    assert_eq!(read(&mut session, 0..8).await.len(), 4096);
+    let log = head.log();
+    for secret in [own, proof, new_own, new_proof] {
+        let text = String::from_utf8(secret.secret).unwrap();
+        assert!(!log.contains(&text), "a secret in the log");
+    }
+}
+
+#[tokio::test]
+async fn a_digest_that_the_configuration_leaves_out_is_refused() {
+    let config = "[iscsi]\nlisten = [\"127.0.0.1:0\"]\nauth = \"mutual\"\n\
+                  chap_algorithms = [\"sha256\", \"sha3-256\"]\n";
+    let head = head_of(config, &[("n1", "ephemeral")]);
+    let (own, proof) = secrets_of(&head, "n1");
+    let mut asking = Offer {
+        chap: Some(own),
+        mutual: Some(proof),
+        entropy: [7; 33],
+        ..offer("n1", 1)
+    };
+    for (algorithms, good) in [("5", false), ("5,6", false), ("8,7", true), ("5,8", true)] {
+        asking.profile.chap_algorithms = algorithms;
+        if good {
+            let _ = log_in(&head, asking.clone()).await;
+        } else {
+            assert_eq!(refused(&head, asking.clone()).await, 0x0201);
+        }
+    }
+}
+
+#[tokio::test]
 async fn mutual_chap_is_never_pretended() {
     let head = head_with("chap", &[("n1", "ephemeral")]);
     let demanding = Offer {
@@ -243,8 +340,7 @@ async fn mutual_chap_is_never_pretended() {
         .await
         .map_err(|e| e.kind())
         .unwrap_err();
-    let honest = matches!(kind, ErrorKind::Refused(0x0201) | ErrorKind::Untrusted);
-    assert!(honest, "no mutual secret is set: {kind:?}");
+    assert_eq!(kind, ErrorKind::Untrusted, "that is not the head's secret");
 }
 
 #[tokio::test]

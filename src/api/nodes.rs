@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApiError, App};
 use crate::catalog::PendingRecord;
-use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeView, NodesDone};
+use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeView, NodesDone};
 use crate::names::NodeName;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/v1/nodes", get(list).post(add).patch(set).delete(remove))
         .route("/v1/nodes/approve", post(approve))
+        .route("/v1/nodes/secrets", get(secrets))
         .route("/v1/pending", get(pending))
 }
 
@@ -23,9 +24,6 @@ pub(super) fn routes() -> Router<App> {
 pub struct NodesAsk {
     /// A node set expression; all nodes when left out.
     pub nodes: Option<String>,
-    /// With their CHAP secrets.
-    #[serde(default)]
-    pub secrets: bool,
 }
 
 /// The nodes that an expression names; each of them exists.
@@ -40,7 +38,19 @@ async fn list(
     ask: Result<Query<NodesAsk>, QueryRejection>,
 ) -> Result<Json<Vec<NodeView>>, ApiError> {
     let Query(ask) = ask?;
-    Ok(Json(app.head.nodes(ask.nodes.as_deref(), ask.secrets)?))
+    Ok(Json(app.head.nodes(ask.nodes.as_deref())?))
+}
+
+/// Secrets only of nodes that are named: never all of them by an empty question.
+async fn secrets(
+    State(app): State<App>,
+    ask: Result<Query<NodesAsk>, QueryRejection>,
+) -> Result<Json<Vec<NodeSecret>>, ApiError> {
+    let Query(ask) = ask?;
+    let nodes = ask
+        .nodes
+        .ok_or_else(|| ApiError::invalid("name the nodes whose secrets are wanted"))?;
+    Ok(Json(app.head.node_secrets(&nodes)?))
 }
 
 async fn add(State(app): State<App>, ask: Body<NodeAdd>) -> Result<Json<NodesDone>, ApiError> {

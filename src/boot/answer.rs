@@ -108,6 +108,7 @@ impl Service {
                 portal: self.portal_for(ask.local),
                 iqn_prefix: &self.settings.iqn_prefix,
                 auth: self.settings.auth,
+                head_user: crate::head::HEAD_USER,
             };
             let text = script::boot(&again, &disk).map_err(|message| HeadError {
                 kind: HeadErrorKind::Invalid,

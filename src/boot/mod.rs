@@ -41,6 +41,7 @@ mod test;
 mod tftp;
 
 pub use error::{BootError, BootErrorKind};
+pub use script::Auth;
 pub use server::{BootServices, Options, Running};
 pub use service::DhcpMode;
 

@@ -180,6 +180,7 @@ pub(crate) mod test {
             loader: LoaderPolicy::Auto,
             power: None,
             secret: Secret("abcdefghijkl1234".into()),
+            head_secret: Secret("4321lkjihgfedcba".into()),
             disk_uuid: "00000000-0000-0000-0000-000000000001".into(),
             added: UnixMillis(0),
         }

@@ -11,6 +11,18 @@ use super::facts::Arch;
 use crate::catalog::NodeRecord;
 use crate::names::{Iqn, Mac, NodeName};
 
+/// What a node's boot script tells it of secrets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// Nothing: names are believed.
+    None,
+    /// Its own secret.
+    #[default]
+    Chap,
+    /// Its own secret, and the one with which the head must prove itself.
+    Mutual,
+}
+
 /// Where the machine asks again.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask<'a> {
@@ -29,8 +41,10 @@ pub(crate) struct Disk<'a> {
     /// The iSCSI portal told to the node.
     pub(crate) portal: SocketAddr,
     pub(crate) iqn_prefix: &'a str,
-    /// CHAP is asked for.
-    pub(crate) auth: bool,
+    /// What the node must know to log in.
+    pub(crate) auth: Auth,
+    /// CHAP name of the head, for mutual CHAP.
+    pub(crate) head_user: &'a str,
 }
 
 /// The address of a machine's script.
@@ -66,15 +80,8 @@ pub(crate) fn boot(ask: &Ask<'_>, disk: &Disk<'_>) -> Result<String, String> {
     // Beside a foreign DHCP server this is the only way to the iBFT's host name.
     line(&mut text, &format!("set netX/hostname {name} ||"));
     line(&mut text, &format!("set initiator-iqn {initiator}"));
-    if disk.auth {
-        let secret = &disk.node.secret.0;
-        if !is_token(secret) {
-            return Err(format!(
-                "the CHAP secret of {name} holds characters that iPXE cannot take; give it a new one"
-            ));
-        }
-        line(&mut text, &format!("set username {name}"));
-        line(&mut text, &format!("set password {secret}"));
+    if disk.auth != Auth::None {
+        credentials(&mut text, disk)?;
     }
     let port = disk.portal.port();
     line(
@@ -90,6 +97,27 @@ pub(crate) fn boot(ask: &Ask<'_>, disk: &Disk<'_>) -> Result<String, String> {
     );
     again(&mut text, ask, 10, "failed");
     Ok(text)
+}
+
+/// What iPXE logs in with, and passes on in the iBFT. With the reverse pair set it demands that the head
+/// proves itself, and so does the operating system after it.
+fn credentials(text: &mut String, disk: &Disk<'_>) -> Result<(), String> {
+    let node = disk.node;
+    let mut secrets = vec![("", node.name.as_str(), &node.secret.0)];
+    if disk.auth == Auth::Mutual {
+        secrets.push(("reverse-", disk.head_user, &node.head_secret.0));
+    }
+    for (direction, user, secret) in secrets {
+        if !is_token(secret) {
+            let name = &node.name;
+            return Err(format!(
+                "the CHAP secret of {name} holds characters that iPXE cannot take; give it a new one"
+            ));
+        }
+        line(text, &format!("set {direction}username {user}"));
+        line(text, &format!("set {direction}password {secret}"));
+    }
+    Ok(())
 }
 
 /// Waits its turn.
@@ -207,7 +235,8 @@ mod test {
             label: "debian12:3",
             portal: "10.77.0.1:3260".parse().unwrap(),
             iqn_prefix: "iqn.2026-11.internal.reveille",
-            auth: true,
+            auth: Auth::Chap,
+            head_user: "reveille",
         }
     }
 
@@ -234,11 +263,41 @@ chain --replace --autofree http://10.77.0.1:8068/boot?mac=52:54:00:77:00:01&arch
     fn without_chap_no_secret_is_told() {
         let node = node("node001");
         let open = Disk {
-            auth: false,
+            auth: Auth::None,
             ..disk(&node)
         };
         let text = boot(&ASK, &open).unwrap();
         assert!(!text.contains("password") && !text.contains("abcdefghijkl1234"));
+    }
+
+    #[test]
+    fn mutual_chap_tells_both_directions() {
+        let node = node("node001");
+        let both = Disk {
+            auth: Auth::Mutual,
+            ..disk(&node)
+        };
+        let text = boot(&ASK, &both).unwrap();
+        let lines = "\
+set username node001
+set password abcdefghijkl1234
+set reverse-username reveille
+set reverse-password 4321lkjihgfedcba
+sanboot ";
+        assert!(text.contains(lines), "{text}");
+        let one_way = boot(&ASK, &disk(&node)).unwrap();
+        assert!(!one_way.contains("reverse") && !one_way.contains("4321lkjihgfedcba"));
+    }
+
+    #[test]
+    fn mutual_chap_without_a_secret_of_the_head_is_an_error() {
+        let mut node = node("n1");
+        node.head_secret = Secret::default();
+        let both = Disk {
+            auth: Auth::Mutual,
+            ..disk(&node)
+        };
+        assert!(boot(&ASK, &both).unwrap_err().contains("CHAP secret of n1"));
     }
 
     #[test]

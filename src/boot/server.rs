@@ -21,6 +21,7 @@ use super::http::{Web, router};
 use super::lease::Pool;
 use super::links::{self, Interface};
 use super::listener::{Bounded, Ends};
+use super::script::Auth;
 use super::service::{DhcpMode, Port, Service, Settings};
 use crate::catalog::PendingRecord;
 use crate::head::Head;
@@ -55,8 +56,8 @@ pub struct Options {
     pub iqn_prefix: String,
     /// The iSCSI portal told to nodes. The address 0.0.0.0 means: the head's address that the node reached.
     pub portal: SocketAddr,
-    /// Nodes log in with their CHAP secret.
-    pub auth: bool,
+    /// What nodes are told to log in with.
+    pub auth: Auth,
     /// 67, but for tests; 0 takes any.
     pub dhcp_port: u16,
     /// 68, but for tests.
@@ -81,7 +82,7 @@ impl Default for Options {
             loaders: None,
             iqn_prefix: "iqn.2026-11.internal.reveille".to_owned(),
             portal: SocketAddr::new(any, 3260),
-            auth: true,
+            auth: Auth::Chap,
             dhcp_port: 67,
             dhcp_client_port: 68,
             pxe_port: 4011,

@@ -41,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) tftp: bool,
     pub(crate) iqn_prefix: String,
     pub(crate) portal: SocketAddr,
-    pub(crate) auth: bool,
+    pub(crate) auth: super::script::Auth,
     /// Addresses of this head and of routers: never given away.
     pub(crate) own: Vec<Ipv4Addr>,
 }

@@ -96,9 +96,17 @@ impl fmt::Display for LoaderPolicy {
 }
 
 /// A CHAP secret; silent in `Debug`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
+
+impl Secret {
+    /// True when none was minted yet.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,6 +142,10 @@ pub struct NodeRecord {
     pub power: Option<String>,
     /// CHAP secret of its initiator (user: the node's name).
     pub secret: Secret,
+    /// The other direction: with it the head proves itself to this node. Never the same as `secret`. Empty only
+    /// in records of older programs, until the head that opens them has minted one.
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
+    pub head_secret: Secret,
     /// Identity of its disk: serial number and NAA designator derive from it.
     pub disk_uuid: String,
     /// When it was added.
@@ -160,6 +172,10 @@ impl NodeRecord {
         let twice = |(at, mac): (usize, &Mac)| self.macs.iter().take(at).any(|m| m == mac);
         if let Some(mac) = (0..).zip(&self.macs).find(|&m| twice(m)).map(|m| m.1) {
             return wrong(format!("names MAC {mac} twice; name it once"));
+        }
+        // RFC 7143 9.2.1: with one secret for both directions whoever may ask can also answer.
+        if !self.secret.is_empty() && self.secret == self.head_secret {
+            return wrong("has one CHAP secret for both directions; give it new ones".to_owned());
         }
         let unusable = |ip: &Ipv4Addr| {
             ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback()

@@ -12,7 +12,7 @@ use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
 use super::{Exit, progress};
 use crate::catalog::{ImageRef, PendingRecord};
-use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeView, NodesDone};
+use crate::head::{NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeView, NodesDone};
 use crate::names::{Mac, NodeName};
 use crate::units::UnixMillis;
 
@@ -35,9 +35,14 @@ pub(super) enum Verb {
     Show {
         /// The nodes
         nodeset: String,
-        /// With their CHAP secrets
-        #[arg(long)]
-        secrets: bool,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Prints the CHAP users and secrets of nodes, to set up an initiator by hand
+    Secret {
+        /// The nodes
+        nodeset: String,
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
@@ -135,7 +140,7 @@ pub(super) struct Set {
     /// Fixed address (of one node); an empty text clears it
     #[arg(long)]
     ip: Option<String>,
-    /// Give them new CHAP secrets
+    /// Give them new CHAP secrets, for both directions; they must boot anew
     #[arg(long)]
     new_secret: bool,
     /// Only show what would be done
@@ -164,11 +169,8 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Ls {
             nodeset, output, ..
         } => list(door, nodeset.as_deref(), output).await,
-        Verb::Show {
-            nodeset,
-            secrets,
-            output,
-        } => show(door, &nodeset, secrets, output).await,
+        Verb::Show { nodeset, output } => show(door, &nodeset, output).await,
+        Verb::Secret { nodeset, output } => secret(door, &nodeset, output).await,
         Verb::Set(args) => set(door, args).await,
         Verb::Rm {
             nodeset,
@@ -277,16 +279,16 @@ async fn set(door: &Door, args: Set) -> anyhow::Result<Exit> {
     Ok(Exit::Good)
 }
 
-async fn fetch(door: &Door, nodes: Option<&str>, secrets: bool) -> anyhow::Result<Vec<NodeView>> {
-    let mut path = format!("/v1/nodes?secrets={secrets}");
+async fn fetch(door: &Door, nodes: Option<&str>) -> anyhow::Result<Vec<NodeView>> {
+    let mut path = "/v1/nodes".to_owned();
     if let Some(set) = nodes {
-        path += &format!("&nodes={}", escape(set));
+        path += &format!("?nodes={}", escape(set));
     }
     door.get(&path).await
 }
 
 async fn list(door: &Door, nodes: Option<&str>, output: Format) -> anyhow::Result<Exit> {
-    let nodes = fetch(door, nodes, false).await?;
+    let nodes = fetch(door, nodes).await?;
     Listing {
         items: &nodes,
         header: &["node", "mac", "image", "mode", "boot", "bound to", "power"],
@@ -307,8 +309,8 @@ async fn list(door: &Door, nodes: Option<&str>, output: Format) -> anyhow::Resul
     Ok(Exit::Good)
 }
 
-async fn show(door: &Door, nodes: &str, secrets: bool, output: Format) -> anyhow::Result<Exit> {
-    let nodes = fetch(door, Some(nodes), secrets).await?;
+async fn show(door: &Door, nodes: &str, output: Format) -> anyhow::Result<Exit> {
+    let nodes = fetch(door, Some(nodes)).await?;
     match output {
         Format::Table => {
             let all: Vec<String> = nodes.iter().map(describe).collect();
@@ -319,9 +321,29 @@ async fn show(door: &Door, nodes: &str, secrets: bool, output: Format) -> anyhow
     Ok(Exit::Good)
 }
 
+async fn secret(door: &Door, nodes: &str, output: Format) -> anyhow::Result<Exit> {
+    let path = format!("/v1/nodes/secrets?nodes={}", escape(nodes));
+    let secrets: Vec<NodeSecret> = door.get(&path).await?;
+    let listing = Listing {
+        items: &secrets,
+        header: &["node", "user", "secret", "head's user", "head's secret"],
+        row: &|n| {
+            vec![
+                n.node.to_string(),
+                n.user.clone(),
+                n.secret.0.clone(),
+                n.head_user.clone(),
+                n.head_secret.0.clone(),
+            ]
+        },
+        name: &|n| n.node.to_string(),
+    };
+    listing.print(output)?;
+    Ok(Exit::Good)
+}
+
 fn describe(n: &NodeView) -> String {
     let macs: Vec<String> = n.macs.iter().map(ToString::to_string).collect();
-    let secret = n.secret.as_ref().map(|s| s.0.clone());
     facts(&[
         ("node", n.name.to_string()),
         ("macs", macs.join(", ")),
@@ -339,7 +361,6 @@ fn describe(n: &NodeView) -> String {
         ("layer", n.layer.to_string()),
         ("disk", n.disk_uuid.clone()),
         ("added", clock(n.added)),
-        ("CHAP secret", secret.unwrap_or_default()),
     ])
 }
 

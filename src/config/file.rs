@@ -26,15 +26,9 @@ pub(super) struct Server {
 pub(super) struct Iscsi {
     pub(super) listen: Option<Vec<SocketAddr>>,
     pub(super) iqn_prefix: Option<String>,
-    pub(super) auth: Option<Auth>,
+    pub(super) auth: Option<super::settings::AuthMode>,
+    pub(super) chap_algorithms: Option<Vec<super::settings::ChapAlgorithm>>,
     pub(super) workers: Option<usize>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Auth {
-    Chap,
-    None,
 }
 
 #[derive(Debug, Default, Deserialize)]

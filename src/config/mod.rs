@@ -10,7 +10,10 @@ mod file;
 mod nearest;
 mod settings;
 
-pub use settings::{BootSettings, ConfigError, DhcpMode, IscsiSettings, Settings, WaveSettings};
+pub use settings::{
+    AuthMode, BootSettings, ChapAlgorithm, ConfigError, DhcpMode, IscsiSettings, Settings,
+    WaveSettings,
+};
 
 /// Where the file is looked for when neither `--config` nor `REVEILLE_CONFIG` names one.
 pub const DEFAULT_PATH: &str = "/etc/reveille/reveille.toml";

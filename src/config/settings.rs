@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Auth, Boot, File, Iscsi, Wave};
+use super::file::{Boot, File, Iscsi, Wave};
 use super::nearest::nearest;
 use crate::names::Iqn;
 
@@ -24,6 +24,34 @@ pub enum DhcpMode {
     Server,
     /// Not at all.
     Off,
+}
+
+/// Who may log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMode {
+    /// Anyone who reaches the port.
+    None,
+    /// Nodes prove themselves.
+    #[default]
+    Chap,
+    /// Nodes prove themselves and are made to ask the head for its proof.
+    Mutual,
+}
+
+/// A digest for CHAP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChapAlgorithm {
+    /// SHA3-256, number 8.
+    #[serde(rename = "sha3-256")]
+    Sha3,
+    /// SHA-256, number 7.
+    Sha256,
+    /// SHA-1, number 6.
+    Sha1,
+    /// MD5, number 5: iPXE and Windows know no other.
+    Md5,
 }
 
 /// Everything, valid.
@@ -48,8 +76,10 @@ pub struct IscsiSettings {
     pub listen: Vec<SocketAddr>,
     /// What target names begin with.
     pub iqn_prefix: String,
-    /// Nodes must pass CHAP.
-    pub chap: bool,
+    /// Who may log in.
+    pub auth: AuthMode,
+    /// Digests for CHAP in the order of preference; never empty.
+    pub chap_algorithms: Vec<ChapAlgorithm>,
     /// Threads.
     pub workers: usize,
 }
@@ -182,9 +212,27 @@ fn iscsi(file: Iscsi) -> Result<IscsiSettings, String> {
     Ok(IscsiSettings {
         listen,
         iqn_prefix: prefix.to_string(),
-        chap: matches!(file.auth, None | Some(Auth::Chap)),
+        auth: file.auth.unwrap_or_default(),
+        chap_algorithms: algorithms(file.chap_algorithms)?,
         workers: file.workers.unwrap_or(0),
     })
+}
+
+fn algorithms(wanted: Option<Vec<ChapAlgorithm>>) -> Result<Vec<ChapAlgorithm>, String> {
+    use ChapAlgorithm::{Md5, Sha1, Sha3, Sha256};
+    let wanted = wanted.unwrap_or_else(|| vec![Sha3, Sha256, Sha1, Md5]);
+    if wanted.is_empty() {
+        let why = "iscsi.chap_algorithms is empty; name at least one, or set auth = \"none\"";
+        return Err(why.into());
+    }
+    if let Some(twice) = (0..)
+        .zip(&wanted)
+        .find(|&(at, a)| wanted.iter().take(at).any(|b| a == b))
+    {
+        let at = twice.0 + 1;
+        return Err(format!("iscsi.chap_algorithms names its entry {at} twice"));
+    }
+    Ok(wanted)
 }
 
 fn boot(file: Boot) -> Result<Option<BootSettings>, String> {
@@ -309,6 +357,16 @@ mod test {
             ("[boot]\ninterfaces=[\"a\"]\ntftp=\"x\"", "boot.tftp"),
             ("[iscsi]\niqn_prefix=\"my disk\"", "iscsi.iqn_prefix"),
             ("[iscsi]\nlisten=[\"3260\"]", "line 2"),
+            ("[iscsi]\nauth=\"both\"", "line 2"),
+            (
+                "[iscsi]\nchap_algorithms=[]",
+                "iscsi.chap_algorithms is empty",
+            ),
+            ("[iscsi]\nchap_algorithms=[\"md4\"]", "line 2"),
+            (
+                "[iscsi]\nchap_algorithms=[\"md5\",\"md5\"]",
+                "entry 2 twice",
+            ),
             ("[wave]\nsize=0", "wave.size"),
             ("[wave]\ntimeout_s=0", "wave.timeout_s"),
             ("[wave", "line 1"),
@@ -316,6 +374,15 @@ mod test {
             let error = read(text).unwrap_err();
             assert!(error.0.contains(word), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn who_may_log_in_has_three_words() {
+        let auth = |text: &str| read(text).unwrap().iscsi.auth;
+        assert_eq!(auth(""), AuthMode::Chap);
+        assert_eq!(auth("[iscsi]\nauth=\"chap\""), AuthMode::Chap);
+        assert_eq!(auth("[iscsi]\nauth=\"mutual\""), AuthMode::Mutual);
+        assert_eq!(auth("[iscsi]\nauth=\"none\""), AuthMode::None);
     }
 
     #[test]

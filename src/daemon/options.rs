@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::api::Fallbacks;
 use crate::boot;
-use crate::config::{DhcpMode, Settings};
+use crate::config::{AuthMode, ChapAlgorithm, DhcpMode, Settings};
 use crate::head::HeadOptions;
 use crate::iscsi;
 use crate::wave::WaveSize;
@@ -18,15 +18,26 @@ pub(super) fn iscsi(settings: &Settings) -> iscsi::Options {
     iscsi::Options {
         listen: iscsi.listen.clone(),
         iqn_prefix: iscsi.iqn_prefix.clone(),
-        auth: if iscsi.chap {
-            iscsi::Auth::Chap
-        } else {
-            iscsi::Auth::None
+        auth: match iscsi.auth {
+            AuthMode::None => iscsi::Auth::None,
+            AuthMode::Chap => iscsi::Auth::Chap,
+            AuthMode::Mutual => iscsi::Auth::Mutual,
         },
-        mutual: None,
+        algorithms: algorithms(&iscsi.chap_algorithms),
         redirect: None,
         workers: (iscsi.workers > 0).then_some(iscsi.workers),
     }
+}
+
+fn algorithms(wanted: &[ChapAlgorithm]) -> iscsi::Algorithms {
+    let one = |wanted: &ChapAlgorithm| match wanted {
+        ChapAlgorithm::Sha3 => iscsi::Algorithm::Sha3,
+        ChapAlgorithm::Sha256 => iscsi::Algorithm::Sha256,
+        ChapAlgorithm::Sha1 => iscsi::Algorithm::Sha1,
+        ChapAlgorithm::Md5 => iscsi::Algorithm::Md5,
+    };
+    let all: Vec<iscsi::Algorithm> = wanted.iter().map(one).collect();
+    iscsi::Algorithms::new(&all)
 }
 
 /// `portals` are the addresses that iSCSI really listens at.
@@ -53,7 +64,11 @@ pub(super) fn boot(settings: &Settings, portals: &[SocketAddr]) -> Option<boot::
         loaders: boot.loaders.clone(),
         iqn_prefix: settings.iscsi.iqn_prefix.clone(),
         portal: boot.portal.unwrap_or(portal),
-        auth: settings.iscsi.chap,
+        auth: match settings.iscsi.auth {
+            AuthMode::None => boot::Auth::None,
+            AuthMode::Chap => boot::Auth::Chap,
+            AuthMode::Mutual => boot::Auth::Mutual,
+        },
         ..boot::Options::default()
     })
 }

@@ -8,9 +8,20 @@ use crate::catalog::Secret;
 /// 64 characters, so that each carries 6 bits; none needs quoting in a script or a URL.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
+/// A pair of them, never equal: the node's, and the head's towards that node.
+pub(super) fn secrets() -> Result<(Secret, Secret)> {
+    let node = secret()?;
+    loop {
+        let head = secret()?;
+        if head != node {
+            return Ok((node, head));
+        }
+    }
+}
+
 /// A CHAP secret of 16 characters and 96 bits (RFC 7143 12.1.3 asks for at least 96; some initiators take
 /// no more than 16 characters).
-pub(super) fn secret() -> Result<Secret> {
+fn secret() -> Result<Secret> {
     let bytes: [u8; 16] = random()?;
     let letter = |byte: u8| char::from(ALPHABET[usize::from(byte & 63)]);
     Ok(Secret(bytes.into_iter().map(letter).collect()))

@@ -28,6 +28,7 @@ mod mint;
 mod node_edit;
 mod nodes;
 mod pending;
+mod secrets;
 mod select;
 mod state_dir;
 
@@ -56,6 +57,7 @@ pub use images::{
 pub use layers::{LayerReset, LayerUse, LayerView};
 pub use node_edit::{NodeChange, NodeRemove, NodeView};
 pub use nodes::{NodeAdd, NodeApprove};
+pub use secrets::{HEAD_USER, NodeSecret};
 
 use error::Result;
 use state_dir::StateDir;
@@ -137,6 +139,7 @@ impl Head {
             None => state_dir::host_boot_id()?,
         };
         let begun = begin(&catalog, &host_boot)?;
+        secrets::complete(&catalog)?;
         let root = state.make_dir("store")?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
         let (store, recovery) = Store::open(&disk, &host_boot)?;

@@ -9,9 +9,7 @@ use super::error::{HeadError, Result};
 use super::layers::refuse_busy;
 use super::nodes::check_image;
 use super::{Head, NodesDone};
-use crate::catalog::{
-    Binding, BootMode, ImageRef, LayerMode, LoaderPolicy, NodeRecord, Secret, Snapshot,
-};
+use crate::catalog::{Binding, BootMode, ImageRef, LayerMode, LoaderPolicy, NodeRecord, Snapshot};
 use crate::names::{LayerId, Mac, NodeName};
 use crate::units::UnixMillis;
 
@@ -49,9 +47,6 @@ pub struct NodeView {
     pub disk_uuid: String,
     /// When it was added.
     pub added: UnixMillis,
-    /// CHAP secret, only where it was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<Secret>,
 }
 
 /// Changes nodes. What is left out stays; where `null` is allowed, it clears (as in RFC 7396).
@@ -77,7 +72,7 @@ pub struct NodeChange {
     /// Fixed address, of one node only unless it is cleared.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub ip: Option<Option<Ipv4Addr>>,
-    /// Gives them new CHAP secrets.
+    /// Gives them new CHAP secrets, for both directions.
     pub new_secret: bool,
     /// Only tell.
     pub dry_run: bool,
@@ -103,15 +98,14 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 }
 
 impl Head {
-    /// The nodes in an expression, or all, in natural order; with their secrets only if asked.
+    /// The nodes in an expression, or all, in natural order. Secrets have a call of their own.
     ///
     /// # Errors
     /// A node that does not exist.
-    pub fn nodes(&self, nodes: Option<&str>, secrets: bool) -> Result<Vec<NodeView>> {
+    pub fn nodes(&self, nodes: Option<&str>) -> Result<Vec<NodeView>> {
         let now = self.snapshot();
         let chosen = self.chosen(&now, nodes)?;
-        let view = |node| node_view(&now, node, secrets);
-        Ok(chosen.iter().map(|node| view(node)).collect())
+        Ok(chosen.iter().map(|node| node_view(&now, node)).collect())
     }
 
     /// Changes nodes, all or none. What a running node has stays until its next boot.
@@ -195,7 +189,7 @@ impl Head {
     }
 }
 
-fn node_view(now: &Snapshot, node: &NodeRecord, secrets: bool) -> NodeView {
+fn node_view(now: &Snapshot, node: &NodeRecord) -> NodeView {
     let version = node.image.as_ref().and_then(|image| {
         let version = now.resolve(image)?;
         Some(format!("{}:{}", image.name, version.version))
@@ -215,7 +209,6 @@ fn node_view(now: &Snapshot, node: &NodeRecord, secrets: bool) -> NodeView {
         layer: node.layer,
         disk_uuid: node.disk_uuid.clone(),
         added: node.added,
-        secret: secrets.then(|| node.secret.clone()),
     }
 }
 
@@ -237,7 +230,7 @@ fn changed(old: &NodeRecord, ask: &NodeChange) -> Result<NodeRecord> {
     node.boot = ask.boot.unwrap_or(node.boot);
     node.loader = ask.loader.unwrap_or(node.loader);
     if ask.new_secret {
-        node.secret = super::mint::secret()?;
+        (node.secret, node.head_secret) = super::mint::secrets()?;
     }
     Ok(node)
 }

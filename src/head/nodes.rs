@@ -166,6 +166,7 @@ fn new_records(ask: &NodeAdd, set: &NodeSet) -> Result<Vec<NodeRecord>> {
     let added = UnixMillis::now();
     let mut records = Vec::with_capacity(set.len());
     for ((name, macs), steps) in macs::assign(set, source)?.into_iter().zip(0..) {
+        let (secret, head_secret) = mint::secrets()?;
         records.push(NodeRecord {
             layer: crate::names::LayerId(0),
             macs,
@@ -175,7 +176,8 @@ fn new_records(ask: &NodeAdd, set: &NodeSet) -> Result<Vec<NodeRecord>> {
             boot: ask.boot,
             loader: ask.loader,
             power: ask.power.clone(),
-            secret: mint::secret()?,
+            secret,
+            head_secret,
             disk_uuid: mint::uuid()?,
             added,
             name,

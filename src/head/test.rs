@@ -398,24 +398,18 @@ fn nodes_are_added_with_all_that_is_theirs() {
     assert_eq!(done.nodes.to_string(), "n[1-500]");
     // A row for each node and one for its layer's number: nothing that depends on how many there are.
     assert_eq!(bench.head().catalog.rows_written() - rows, 1000);
-    let views = bench.head().nodes(Some("n500"), true).unwrap();
+    let views = bench.head().nodes(Some("n500")).unwrap();
     let last = &views[0];
     assert_eq!(last.macs[0].to_string(), "52:54:00:00:01:f4");
     assert_eq!(last.ip.unwrap().to_string(), "10.0.1.244");
     assert_eq!(last.version.as_deref(), Some("d:1"));
-    assert_eq!(last.secret.as_ref().unwrap().0.len(), 16);
-    assert!(
-        bench.head().nodes(Some("n1"), false).unwrap()[0]
-            .secret
-            .is_none()
-    );
-    let all = bench.head().nodes(None, true).unwrap();
-    let secrets: std::collections::HashSet<_> = all
-        .iter()
-        .map(|n| n.secret.as_ref().unwrap().0.clone())
-        .collect();
+    let all = bench.head().nodes(None).unwrap();
+    let secrets = bench.head().node_secrets("n[1-500]").unwrap();
+    let both = secrets.iter().flat_map(|n| [&n.secret.0, &n.head_secret.0]);
+    let both: std::collections::HashSet<_> = both.collect();
+    assert!(both.iter().all(|text| text.len() == 16));
     let uuids: std::collections::HashSet<_> = all.iter().map(|n| &n.disk_uuid).collect();
-    assert_eq!((secrets.len(), uuids.len()), (500, 500));
+    assert_eq!((both.len(), uuids.len()), (1000, 500));
     assert!(bench.head().store.layers.layers().is_empty());
 }
 
@@ -450,13 +444,13 @@ fn nodes_are_added_all_or_none() {
         HeadErrorKind::Invalid,
         &["@nobody"],
     );
-    assert_eq!(bench.head().nodes(None, false).unwrap().len(), 4);
+    assert_eq!(bench.head().nodes(None).unwrap().len(), 4);
     let dry = NodeAdd {
         dry_run: true,
         ..add_ask("k[1-9]")
     };
     assert_eq!(add(dry).unwrap().nodes.len(), 9);
-    assert_eq!(bench.head().nodes(None, false).unwrap().len(), 4);
+    assert_eq!(bench.head().nodes(None).unwrap().len(), 4);
 }
 
 #[test]
@@ -482,7 +476,7 @@ fn what_a_change_leaves_out_stays_and_null_clears() {
         let ask: NodeChange = serde_json::from_str(json).unwrap();
         bench.head().nodes_set(&ask)
     };
-    let n1 = || bench.head().nodes(Some("n1"), false).unwrap().remove(0);
+    let n1 = || bench.head().nodes(Some("n1")).unwrap().remove(0);
     set(r#"{"nodes":"n1","power":"ipmi {node}","ip":"10.0.0.9","boot":"local"}"#).unwrap();
     assert_eq!(n1().power.as_deref(), Some("ipmi {node}"));
     set(r#"{"nodes":"n1","power":null,"macs":["52:54:00:00:00:01"]}"#).unwrap();
@@ -634,9 +628,65 @@ fn campaigns_are_kept_and_numbered() {
 #[test]
 fn secrets_stay_out_of_debug_text() {
     let bench = Bench::with_nodes(LayerMode::Ephemeral);
-    let secret = bench.head().nodes(Some("n1"), true).unwrap()[0]
-        .secret
-        .clone();
-    let text = format!("{:?} {:?}", bench.head().snapshot(), bench.head());
-    assert!(!text.contains(&secret.unwrap().0));
+    let secrets = bench.head().node_secrets("n1").unwrap().remove(0);
+    let text = format!(
+        "{:?} {:?} {secrets:?}",
+        bench.head().snapshot(),
+        bench.head()
+    );
+    assert!(!text.contains(&secrets.secret.0) && !text.contains(&secrets.head_secret.0));
+}
+
+#[test]
+fn new_secrets_replace_both_directions_and_outlast_a_restart() {
+    let mut bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let of = |bench: &Bench, node: &str| bench.head().node_secrets(node).unwrap().remove(0);
+    let (old, other) = (of(&bench, "n1"), of(&bench, "n2"));
+    let ask = NodeChange {
+        nodes: "n1".into(),
+        new_secret: true,
+        ..NodeChange::default()
+    };
+    bench.head().nodes_set(&ask).unwrap();
+    let new = of(&bench, "n1");
+    let all = [&old.secret, &old.head_secret, &new.secret, &new.head_secret];
+    for (at, one) in all.iter().enumerate() {
+        assert!(all.iter().skip(at + 1).all(|other| other != one));
+    }
+    bench.reopen();
+    assert_eq!((of(&bench, "n1"), of(&bench, "n2")), (new, other));
+}
+
+#[test]
+fn a_node_of_an_older_program_gets_its_second_secret_once() {
+    let mut bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let of = |bench: &Bench| bench.head().node_secrets("n1").unwrap().remove(0);
+    let before = of(&bench);
+    let older = |changes: &mut crate::catalog::Changes| {
+        let old = changes.view().node("n1").cloned().unwrap();
+        let mut node = crate::catalog::NodeRecord::clone(&old);
+        node.head_secret = crate::catalog::Secret::default();
+        Ok::<_, HeadError>(changes.put_node(node)?)
+    };
+    bench.head().catalog.transact(older).unwrap();
+    bench.reopen();
+    let minted = of(&bench);
+    assert_eq!(minted.secret, before.secret);
+    assert_eq!(minted.head_secret.0.len(), 16);
+    assert_ne!(minted.head_secret, minted.secret);
+    bench.reopen();
+    assert_eq!(of(&bench), minted);
+}
+
+#[test]
+fn one_secret_for_both_directions_is_refused() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let same = |changes: &mut crate::catalog::Changes| {
+        let old = changes.view().node("n1").cloned().unwrap();
+        let mut node = crate::catalog::NodeRecord::clone(&old);
+        node.head_secret = node.secret.clone();
+        Ok::<_, HeadError>(changes.put_node(node)?)
+    };
+    let error = bench.head().catalog.transact(same).unwrap_err();
+    assert!(error.message.contains("both directions"), "{error}");
 }

@@ -8,7 +8,9 @@
 //! ```
 
 use md5::Md5;
-use sha2::{Digest as _, Sha256};
+use sha1::Sha1;
+use sha2::Sha256;
+use sha3::Sha3_256;
 use subtle::ConstantTimeEq as _;
 
 use super::login::Credentials;
@@ -21,17 +23,97 @@ pub const BINARY_MAX: usize = 1024;
 pub enum Algorithm {
     /// 5, the one every initiator knows.
     Md5,
+    /// 6.
+    Sha1,
     /// 7, what EDK2 prefers and may have as its only one.
     Sha256,
+    /// 8, SHA3-256.
+    Sha3,
+}
+
+/// Which digests are taken, in the order of preference. Holds each at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Algorithms([Option<Algorithm>; 4]);
+
+impl Default for Algorithms {
+    /// All, the strongest first.
+    fn default() -> Self {
+        Self([
+            Some(Algorithm::Sha3),
+            Some(Algorithm::Sha256),
+            Some(Algorithm::Sha1),
+            Some(Algorithm::Md5),
+        ])
+    }
+}
+
+impl Algorithms {
+    /// These, in this order; later repetitions are left out.
+    #[must_use]
+    pub fn new(wanted: &[Algorithm]) -> Self {
+        let mut list = [None; 4];
+        for one in wanted {
+            if !list.contains(&Some(*one))
+                && let Some(place) = list.iter_mut().find(|place| place.is_none())
+            {
+                *place = Some(*one);
+            }
+        }
+        Self(list)
+    }
+
+    /// Our choice from an initiator's list: the first of ours that it offers. `None` when the list is
+    /// malformed or holds none of ours. Elements are whole numbers: `56` offers neither 5 nor 6.
+    #[must_use]
+    pub fn choose(self, offer: &str) -> Option<Algorithm> {
+        let mut offered = Vec::new();
+        for element in offer.split(',') {
+            offered.push(super::keys::number(element)?);
+        }
+        let mut ours = self.0.into_iter().flatten();
+        ours.find(|one| offered.contains(&one.number()))
+    }
+
+    /// `8 (SHA3-256), 7 (SHA-256)`, for the log.
+    fn names(self) -> String {
+        let one = |a: Algorithm| format!("{} ({})", a.number(), a.name());
+        let all: Vec<String> = self.0.into_iter().flatten().map(one).collect();
+        all.join(", ")
+    }
 }
 
 impl Algorithm {
+    /// The one with this number in CHAP_A.
+    #[must_use]
+    pub const fn of(number: u32) -> Option<Self> {
+        match number {
+            5 => Some(Self::Md5),
+            6 => Some(Self::Sha1),
+            7 => Some(Self::Sha256),
+            8 => Some(Self::Sha3),
+            _ => None,
+        }
+    }
+
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Md5 => "MD5",
+            Self::Sha1 => "SHA-1",
+            Self::Sha256 => "SHA-256",
+            Self::Sha3 => "SHA3-256",
+        }
+    }
+
     /// The number in CHAP_A.
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
             Self::Md5 => 5,
+            Self::Sha1 => 6,
             Self::Sha256 => 7,
+            Self::Sha3 => 8,
         }
     }
 
@@ -40,43 +122,30 @@ impl Algorithm {
     pub const fn digest_len(self) -> usize {
         match self {
             Self::Md5 => 16,
-            Self::Sha256 => 32,
+            Self::Sha1 => 20,
+            Self::Sha256 | Self::Sha3 => 32,
         }
-    }
-
-    /// Our choice, the strongest first, from an initiator's list; `None` when the list is malformed
-    /// or holds none of ours. Elements are whole numbers: `56` offers neither 5 nor 6.
-    #[must_use]
-    pub fn choose(offer: &str) -> Option<Self> {
-        let mut best = None;
-        for element in offer.split(',') {
-            match super::keys::number(element)? {
-                7 => best = Some(Self::Sha256),
-                5 if best.is_none() => best = Some(Self::Md5),
-                _ => {}
-            }
-        }
-        best
     }
 
     /// The response that proves knowledge of `secret`.
     #[must_use]
     pub fn response(self, identifier: u8, secret: &[u8], challenge: &[u8]) -> Vec<u8> {
+        let parts = [&[identifier], secret, challenge];
         match self {
-            Self::Md5 => Md5::new()
-                .chain_update([identifier])
-                .chain_update(secret)
-                .chain_update(challenge)
-                .finalize()
-                .to_vec(),
-            Self::Sha256 => Sha256::new()
-                .chain_update([identifier])
-                .chain_update(secret)
-                .chain_update(challenge)
-                .finalize()
-                .to_vec(),
+            Self::Md5 => digest::<Md5>(parts),
+            Self::Sha1 => digest::<Sha1>(parts),
+            Self::Sha256 => digest::<Sha256>(parts),
+            Self::Sha3 => digest::<Sha3_256>(parts),
         }
     }
+}
+
+fn digest<D: sha2::Digest>(parts: [&[u8]; 3]) -> Vec<u8> {
+    let mut digest = D::new();
+    for part in parts {
+        digest.update(part);
+    }
+    digest.finalize().to_vec()
 }
 
 /// Spells octets as `0x...` in lower case; EDK2 and libiscsi read nothing else.
@@ -213,6 +282,7 @@ enum Verdict {
 pub struct Challenger {
     verdict: Verdict,
     mutual: Option<Credentials>,
+    algorithms: Algorithms,
     identifier: u8,
     random: [u8; 32],
     sent: Option<Algorithm>,
@@ -243,10 +313,18 @@ impl Challenger {
         Self {
             verdict,
             mutual,
+            algorithms: Algorithms::default(),
             identifier,
             random,
             sent: None,
         }
+    }
+
+    /// Takes these digests instead of all.
+    #[must_use]
+    pub const fn with_algorithms(mut self, algorithms: Algorithms) -> Self {
+        self.algorithms = algorithms;
+        self
     }
 
     /// Takes in a request's CHAP keys. The error is for the log only: the peer learns 0x0201.
@@ -285,10 +363,11 @@ impl Challenger {
     }
 
     fn challenge(&mut self, offer: &str) -> Result<ChapAnswer, String> {
-        let Some(algorithm) = Algorithm::choose(offer) else {
+        let Some(algorithm) = self.algorithms.choose(offer) else {
             let offer = super::keys::quote(offer.as_bytes());
             return Err(format!(
-                "CHAP_A=`{offer}` offers neither 7 (SHA-256) nor 5 (MD5)"
+                "CHAP_A=`{offer}` offers none of {}",
+                self.algorithms.names()
             ));
         };
         self.sent = Some(algorithm);
@@ -333,7 +412,7 @@ impl Challenger {
         let own = self
             .mutual
             .as_ref()
-            .ok_or("mutual CHAP was asked for, but none is set")?;
+            .ok_or("the initiator wants a proof, but there is no secret for it")?;
         if let Verdict::Secret(theirs) = &self.verdict
             && bool::from(theirs.secret.ct_eq(&own.secret))
         {
@@ -387,23 +466,35 @@ mod test {
         let ChapAnswer::Challenge { a, i, c } = chap.hear(&ask(offer)).unwrap() else {
             panic!("no challenge");
         };
-        let algorithm = if a == 7 {
-            Algorithm::Sha256
-        } else {
-            Algorithm::Md5
-        };
+        let algorithm = Algorithm::of(a).unwrap();
+        let challenge = decode(&c, 64).unwrap();
+        assert_eq!(challenge.len(), algorithm.digest_len());
         (algorithm, i, decode(&c, 64).unwrap())
     }
 
     #[test]
     fn the_strongest_offered_digest_is_chosen() {
-        assert_eq!(Algorithm::choose("5"), Some(Algorithm::Md5));
-        assert_eq!(Algorithm::choose("7,5"), Some(Algorithm::Sha256));
-        assert_eq!(Algorithm::choose("5,6,7,8"), Some(Algorithm::Sha256));
-        assert_eq!(Algorithm::choose("8,6,5"), Some(Algorithm::Md5));
-        for bad in ["", "56", "999", "6", "5,", ",5", "5 ", "MD5", "5;7", "-5"] {
-            assert_eq!(Algorithm::choose(bad), None, "{bad:?}");
+        let all = Algorithms::default();
+        assert_eq!(all.choose("5"), Some(Algorithm::Md5));
+        assert_eq!(all.choose("7,5"), Some(Algorithm::Sha256));
+        assert_eq!(all.choose("5,6,7,8"), Some(Algorithm::Sha3));
+        assert_eq!(all.choose("5,6"), Some(Algorithm::Sha1));
+        assert_eq!(all.choose("99,5"), Some(Algorithm::Md5));
+        for bad in ["", "56", "999", "5,", ",5", "5 ", "MD5", "5;7", "-5"] {
+            assert_eq!(all.choose(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_digest_that_the_policy_leaves_out_is_never_chosen() {
+        let modern = Algorithms::new(&[Algorithm::Sha256, Algorithm::Sha3, Algorithm::Sha256]);
+        assert_eq!(modern.choose("5,6"), None);
+        assert_eq!(modern.choose("8,7,5"), Some(Algorithm::Sha256));
+        assert_eq!(modern.choose("8"), Some(Algorithm::Sha3));
+        assert_eq!(Algorithms::new(&[]).choose("5,6,7,8"), None);
+        let mut chap = challenger().with_algorithms(modern);
+        let why = chap.hear(&ask("5")).unwrap_err();
+        assert!(why.contains("7 (SHA-256), 8 (SHA3-256)"), "{why}");
     }
 
     #[test]
@@ -417,6 +508,20 @@ mod test {
         assert_eq!(
             hex(&Algorithm::Sha256.response(1, b"secret", &challenge)),
             "0xb71add8980379ed29a641be2e384a1cd67efae9ad7974d80d3ee24c34d703931"
+        );
+    }
+
+    #[test]
+    fn sha1_and_sha3_responses_match_known_vectors() {
+        // printf '\x01secret\x00\x11\x22\x33' | openssl dgst -sha1, and the same for -sha3-256.
+        let challenge = [0x00, 0x11, 0x22, 0x33];
+        assert_eq!(
+            hex(&Algorithm::Sha1.response(1, b"secret", &challenge)),
+            "0x80ce221f5890e3f20dc157b5d35cc22822637f5b"
+        );
+        assert_eq!(
+            hex(&Algorithm::Sha3.response(1, b"secret", &challenge)),
+            "0x7a370d2892189421f32f0630e9aa286dd020a2d10d54ff8be02a1188f7912ed1"
         );
     }
 
@@ -549,7 +654,7 @@ mod test {
         let chap = Challenger::new(one.clone(), Some(shared), &entropy());
         assert!(run(chap, Some("1"), fine()).contains("share"));
         let chap = Challenger::new(one, None, &entropy());
-        assert!(run(chap, Some("1"), fine()).contains("none is set"));
+        assert!(run(chap, Some("1"), fine()).contains("no secret"));
     }
 
     #[test]

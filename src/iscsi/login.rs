@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::chap::{Challenger, ChapAnswer, ChapKeys};
+use super::chap::{Algorithms, Challenger, ChapAnswer, ChapKeys};
 use super::keys::{Builder, Chain, Pair, parse, quote};
 use super::params::{Key, Negotiated, Negotiation, Phase, Refusal, SessionType, find, status};
 use super::pdu::{Bhs, op};
@@ -129,6 +129,8 @@ pub struct Established {
     pub stat_sn: u32,
     /// Authenticated by CHAP.
     pub authenticated: bool,
+    /// We proved ourselves in turn (mutual CHAP).
+    pub proven: bool,
 }
 
 /// Settings of the machine.
@@ -140,6 +142,8 @@ pub struct Options {
     pub first_stat_sn: u32,
     /// Random bytes for this login: CHAP identifier and challenge.
     pub entropy: [u8; 64],
+    /// Digests that CHAP may use.
+    pub algorithms: Algorithms,
     /// When the connection was accepted.
     pub accepted: Instant,
 }
@@ -244,8 +248,8 @@ enum Auth {
     Demanded(Challenger),
     /// AuthMethod=CHAP was agreed; the exchange goes on.
     Underway(Challenger),
-    /// CHAP was passed.
-    Passed,
+    /// CHAP was passed; true when we proved ourselves in turn.
+    Passed(bool),
 }
 
 /// The machine.
@@ -407,17 +411,19 @@ impl Login {
             ));
         };
         let entropy = &self.options.entropy;
+        let algorithms = self.options.algorithms;
+        let demand = |chap: Challenger| Auth::Demanded(chap.with_algorithms(algorithms));
         self.auth = match access {
             Access::Allow { chap: None, .. } => Auth::Open,
             Access::Allow {
                 chap: Some(chap),
                 mutual,
-            } => Auth::Demanded(Challenger::new(chap, mutual, entropy)),
+            } => demand(Challenger::new(chap, mutual, entropy)),
             Access::Deny {
                 behind_chap: true,
                 why,
                 ..
-            } => Auth::Demanded(Challenger::hidden(why, entropy)),
+            } => demand(Challenger::hidden(why, entropy)),
             Access::Deny { status, why, .. } => return Err(Refusal::new(status, why)),
             Access::Redirect(address) => {
                 let mut text = Builder::new();
@@ -525,7 +531,7 @@ impl Login {
                 text.push("CHAP_C", &c);
             }
             ChapAnswer::Passed(proof) => {
-                self.auth = Auth::Passed;
+                self.auth = Auth::Passed(proof.is_some());
                 if let Some((n, r)) = proof {
                     text.push("CHAP_N", &n);
                     text.push("CHAP_R", &r);
@@ -536,7 +542,7 @@ impl Login {
     }
 
     const fn is_authenticated(&self) -> bool {
-        matches!(self.auth, Auth::Open | Auth::Passed)
+        matches!(self.auth, Auth::Open | Auth::Passed(_))
     }
 
     /// Answers a request, and goes to `next` when there is one.
@@ -553,7 +559,8 @@ impl Login {
             cid: fixed.cid,
             cmd_sn: self.cmd_sn,
             stat_sn: self.stat_sn.wrapping_add(1),
-            authenticated: matches!(self.auth, Auth::Passed),
+            authenticated: matches!(self.auth, Auth::Passed(_)),
+            proven: matches!(self.auth, Auth::Passed(true)),
         };
         self.state = State::Entering(turn, text);
         self.out.push_back(Output::Enter(Box::new(established)));

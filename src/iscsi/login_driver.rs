@@ -16,7 +16,7 @@ use super::params::SessionType;
 use super::rx::{Found, Rx};
 use super::server::Shared;
 use super::session::Eviction;
-use super::target::{PORTAL_GROUP, Session};
+use super::target::{Auth, PORTAL_GROUP, Session};
 use crate::events::{EventKind, InitiatorKind};
 use crate::head::HeadErrorKind;
 use crate::limits;
@@ -72,6 +72,7 @@ impl Door {
             portal_group: PORTAL_GROUP,
             first_stat_sn: u32::from_be_bytes([0, b, c, d]) << 1 | u32::from(a & 1),
             entropy,
+            algorithms: self.shared.targets.algorithms(),
             accepted: Instant::now(),
         });
         let mut established = None;
@@ -81,6 +82,7 @@ impl Door {
                 Step::Wait => {}
                 Step::Begin => {
                     let (new, session) = established?;
+                    self.tell_one_way(&new);
                     return Feature::new(self, *new, session).map(Box::new);
                 }
                 Step::End(why) => {
@@ -94,6 +96,16 @@ impl Door {
                 tracing::debug!(peer = %self.peer, why, "login ended");
                 return None;
             }
+        }
+    }
+
+    /// Under mutual CHAP a node that does not ask for the head's proof is let in: only it can protect itself
+    /// against a false head. That it does not is worth knowing.
+    fn tell_one_way(&self, new: &Established) {
+        if self.shared.targets.auth() == Auth::Mutual && !new.proven {
+            self.shared.metrics.one_way.add(1);
+            let initiator = &new.ask.initiator;
+            tracing::info!(peer = %self.peer, %initiator, "logs in without asking the head for its proof");
         }
     }
 

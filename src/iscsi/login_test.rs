@@ -57,13 +57,18 @@ fn entropy() -> [u8; 64] {
     std::array::from_fn(|at| u8::try_from(at * 3 + 7).unwrap())
 }
 
-fn machine() -> Login {
-    Login::new(Options {
+fn options() -> Options {
+    Options {
         portal_group: 1,
         first_stat_sn: u32::MAX - 1,
         entropy: entropy(),
+        algorithms: Algorithms::default(),
         accepted: Instant::now(),
-    })
+    }
+}
+
+fn machine() -> Login {
+    Login::new(options())
 }
 
 /// How a login ended, on our side.
@@ -212,6 +217,57 @@ fn every_initiator_logs_in_with_chap_and_with_mutual_chap() {
             assert_eq!(client.agreed, ours.negotiated, "{}", profile.name);
         }
     }
+}
+
+#[test]
+fn every_initiator_proves_itself_and_is_shown_a_proof_with_every_digest() {
+    for profile in PROFILES {
+        for offered in ["5", "6", "7", "8", "7,5", "5,6,7,8", "8,7,6,5"] {
+            for asks in [true, false] {
+                let mut offer = if asks {
+                    mutual(profile)
+                } else {
+                    with_chap(profile)
+                };
+                offer.profile.chap_algorithms = offered;
+                let (_, ours) = pair(offer, &chap()).expect(profile.name);
+                assert_eq!((ours.authenticated, ours.proven), (true, asks));
+            }
+        }
+    }
+}
+
+#[test]
+fn discovery_is_behind_the_same_chap_in_both_directions() {
+    for profile in PROFILES {
+        let asking = |offer: Offer| Offer {
+            target: None,
+            ..offer
+        };
+        let (_, ours) = pair(asking(mutual(profile)), &chap()).expect(profile.name);
+        assert!(ours.authenticated && ours.proven && ours.ask.target.is_none());
+        assert_eq!(refused(pair(asking(offer(profile)), &chap())), 0x0201);
+        assert_eq!(refused(pair(asking(with_chap(profile)), &hidden())), 0x0201);
+    }
+}
+
+#[test]
+fn the_policy_decides_among_what_is_offered() {
+    let policy = Algorithms::new(&[Algorithm::Sha1, Algorithm::Sha256]);
+    let chosen = |offered: &str| {
+        let mut login = Login::new(Options {
+            algorithms: policy,
+            ..options()
+        });
+        let access = chap();
+        say(&mut login, 0, &format!("{NAMES}AuthMethod=CHAP\0"), &access);
+        let ended = say(&mut login, 0, &format!("CHAP_A={offered}\0"), &access);
+        let text = String::from_utf8(ended.responses[0].1.clone()).unwrap();
+        (ended.status, text.split('\0').next().unwrap().to_owned())
+    };
+    assert_eq!(chosen("8,7,6,5"), (0, "CHAP_A=6".into()));
+    assert_eq!(chosen("8,7,5"), (0, "CHAP_A=7".into()));
+    assert_eq!(chosen("8,5").0, 0x0201);
 }
 
 #[test]
@@ -395,7 +451,7 @@ fn chap_abuse_is_0201_and_never_enters() {
         &["CHAP_A=\0"],
         &["CHAP_A=56\0"],
         &["CHAP_A=999\0"],
-        &["CHAP_A=6\0"],
+        &["CHAP_A=4,9\0"],
         &["CHAP_A=5\0", "CHAP_A=5\0"],
         &["CHAP_A=5\0", "CHAP_N=node1\0"],
         &["CHAP_A=5\0", "CHAP_R=0x00\0"],
@@ -641,10 +697,8 @@ fn a_refusal_to_enter_reaches_the_initiator() {
 fn deadlines_count_from_accept() {
     let accepted = Instant::now();
     let mut login = Login::new(Options {
-        portal_group: 1,
-        first_stat_sn: 0,
-        entropy: entropy(),
         accepted,
+        ..options()
     });
     assert_eq!(login.deadline(), accepted + FIRST_PDU_WAIT);
     say(&mut login, 0, &format!("{NAMES}AuthMethod=None\0"), &open());

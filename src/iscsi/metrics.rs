@@ -11,6 +11,8 @@ pub struct Metrics {
     pub turned_away: Counter,
     /// Logins that reached the full feature phase.
     pub logins: Counter,
+    /// Logins under mutual CHAP whose initiator did not ask the head to prove itself.
+    pub one_way: Counter,
     /// Logins refused.
     pub refused: Counter,
     /// Connections in the full feature phase now.
@@ -60,11 +62,12 @@ impl Counter {
 impl Metrics {
     /// Every number with its name, in a stable order.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, u64); 13] {
+    pub fn all(&self) -> [(&'static str, u64); 14] {
         [
             ("connections_accepted_total", self.accepted.get()),
             ("connections_turned_away_total", self.turned_away.get()),
             ("logins_total", self.logins.get()),
+            ("logins_one_way_total", self.one_way.get()),
             ("logins_refused_total", self.refused.get()),
             ("sessions", self.sessions.get()),
             ("pdus_in_total", self.pdus_in.get()),

@@ -46,6 +46,7 @@ mod task;
 pub mod text;
 mod tx;
 
+pub use chap::{Algorithm, Algorithms};
 pub use error::{Error, ErrorKind};
 pub use metrics::Metrics;
 pub use server::{Options, Server};

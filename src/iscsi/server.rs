@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::sync::mpsc;
 
+use super::chap::Algorithms;
 use super::driver::{self, Handle, Note};
 use super::error::{Error, ErrorKind};
-use super::login::Credentials;
 use super::metrics::Metrics;
 use super::target::{Auth, Targets, lock};
 use crate::head::Head;
@@ -39,8 +39,8 @@ pub struct Options {
     pub iqn_prefix: String,
     /// Who may log in.
     pub auth: Auth,
-    /// How we prove ourselves to initiators that ask (mutual CHAP).
-    pub mutual: Option<Credentials>,
+    /// Digests that CHAP may use.
+    pub algorithms: Algorithms,
     /// Sends every login to this `address:port` instead.
     pub redirect: Option<String>,
     /// Worker threads; none means one per core.
@@ -148,7 +148,7 @@ impl Server {
                 head,
                 options.iqn_prefix,
                 options.auth,
-                options.mutual,
+                options.algorithms,
                 options.redirect,
             ),
             pool,
@@ -401,7 +401,7 @@ mod test {
             listen: Vec::new(),
             iqn_prefix: "iqn.2026-11.internal.reveille".into(),
             auth: Auth::None,
-            mutual: None,
+            algorithms: Algorithms::default(),
             redirect: None,
             workers: None,
         };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::chap::Algorithms;
 use super::driver::Handle;
 use super::login::{Access, Ask, Credentials};
 use super::params::SessionType;
@@ -12,7 +13,7 @@ use super::session::{Entered, Eviction, Identity, Member, Registry, kind_of};
 use super::text::{Found, Wanted};
 use crate::catalog::NodeRecord;
 use crate::events::{InitiatorKind, Traffic};
-use crate::head::{Attached, Head};
+use crate::head::{Attached, HEAD_USER, Head};
 use crate::names::{Iqn, NodeName};
 use crate::scsi::{LogicalUnit, LuConfig, NexusId};
 use crate::store::Volume;
@@ -33,6 +34,8 @@ pub enum Auth {
     /// CHAP with the node's own secret; the user is the node's name.
     #[default]
     Chap,
+    /// As `Chap`, and nodes are meant to make the head prove itself; one that does not is let in, and told of.
+    Mutual,
     /// Anyone who reaches the port.
     None,
 }
@@ -43,7 +46,7 @@ pub(super) struct Targets {
     head: Arc<Head>,
     prefix: String,
     auth: Auth,
-    mutual: Option<Credentials>,
+    algorithms: Algorithms,
     redirect: Mutex<Option<String>>,
     open: Mutex<HashMap<NodeName, Arc<OpenTarget>>>,
     next_nexus: AtomicU64,
@@ -164,14 +167,14 @@ impl Targets {
         head: Arc<Head>,
         prefix: String,
         auth: Auth,
-        mutual: Option<Credentials>,
+        algorithms: Algorithms,
         redirect: Option<String>,
     ) -> Self {
         Self {
             head,
             prefix,
             auth,
-            mutual,
+            algorithms,
             redirect: Mutex::new(redirect),
             open: Mutex::new(HashMap::new()),
             next_nexus: AtomicU64::new(1),
@@ -181,6 +184,16 @@ impl Targets {
 
     pub(super) const fn head(&self) -> &Arc<Head> {
         &self.head
+    }
+
+    /// Digests that CHAP may use.
+    pub(super) const fn algorithms(&self) -> Algorithms {
+        self.algorithms
+    }
+
+    /// Who may log in.
+    pub(super) const fn auth(&self) -> Auth {
+        self.auth
     }
 
     /// Sends every later login elsewhere.
@@ -220,15 +233,20 @@ impl Targets {
                 chap: None,
                 mutual: None,
             },
-            (Some(node), Auth::Chap) => Access::Allow {
+            // The head proves itself to whoever asks, also where nodes are not made to ask: so that the setting
+            // can be changed in both directions under nodes that run.
+            (Some(node), Auth::Chap | Auth::Mutual) => Access::Allow {
                 chap: Some(Credentials {
                     user: node.name.to_string(),
                     secret: node.secret.0.clone().into_bytes(),
                 }),
-                mutual: self.mutual.clone(),
+                mutual: (!node.head_secret.is_empty()).then(|| Credentials {
+                    user: HEAD_USER.to_owned(),
+                    secret: node.head_secret.0.clone().into_bytes(),
+                }),
             },
             (None, auth) => Access::Deny {
-                behind_chap: auth == Auth::Chap,
+                behind_chap: auth != Auth::None,
                 status: NOT_FOUND,
                 why: match &ask.target {
                     Some(target) => format!(
@@ -274,7 +292,7 @@ impl Targets {
                 .nodes()
                 .map(|node| target(node))
                 .collect(),
-            Auth::Chap => self
+            Auth::Chap | Auth::Mutual => self
                 .node_of_initiator(&ask.initiator)
                 .map(|node| target(&node))
                 .into_iter()

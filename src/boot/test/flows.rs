@@ -45,7 +45,7 @@ fn rig(mode: DhcpMode, nodes: Vec<NodeRecord>) -> Rig {
         tftp: true,
         iqn_prefix: "iqn.2026-11.internal.reveille".into(),
         portal: "0.0.0.0:3260".parse().unwrap(),
-        auth: true,
+        auth: crate::boot::Auth::Chap,
         own: vec![HEAD],
     };
     let files: [(&str, &[u8]); 2] = [("undionly.kpxe", b"bios"), ("ipxe.efi", b"efi")];

@@ -331,7 +331,7 @@ impl Client {
     }
 
     fn respond(&mut self, a: &str, i: &str, c: &str) -> Result<Keys, Error> {
-        let algorithm = Algorithm::choose(a).filter(|a| {
+        let algorithm = number(a).and_then(Algorithm::of).filter(|a| {
             let offered = self.offer.profile.chap_algorithms;
             offered
                 .split(',')

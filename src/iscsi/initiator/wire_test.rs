@@ -54,6 +54,7 @@ fn machine() -> Login {
         portal_group: 1,
         first_stat_sn: 7,
         entropy: [3; 64],
+        algorithms: crate::iscsi::Algorithms::default(),
         accepted: Instant::now(),
     })
 }
