@@ -62,9 +62,8 @@ impl Net {
     pub fn add_bridge(&self, bridge: &str, address: &str) -> Result<()> {
         // With spanning tree or a forward delay, the firmware's DHCP gives up before the port forwards.
         // With snooping, the bridge may drop the nodes' neighbour discovery.
-        let add = format!(
-            "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
-        );
+        let add =
+            format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0");
         self.ip(&add.split(' ').collect::<Vec<_>>())?;
         self.ip(&["addr", "add", &format!("{address}/24"), "dev", bridge])?;
         self.ip(&["link", "set", bridge, "up"])?;

@@ -31,6 +31,8 @@ pub(crate) struct Bench {
 pub(crate) struct Node {
     pub(crate) name: String,
     secret: String,
+    head_user: String,
+    head_secret: String,
 }
 
 impl Bench {
@@ -86,22 +88,32 @@ impl Bench {
         let add = ["node", "add", name, "--image", IMAGE, "--mac", &mac];
         self.head
             .run(&[&add[..], &["--mode", "persistent"]].concat())?;
-        let shown = self
-            .head
-            .run(&["node", "show", name, "--secrets", "-o", "json"])?;
+        let shown = self.head.run(&["node", "secret", name, "-o", "json"])?;
         let shown: Value = serde_json::from_str(&shown)?;
-        let node = shown.get(0).unwrap_or(&shown);
-        let secret = node.get("secret").and_then(Value::as_str);
+        let of = |key: &str| {
+            let text = shown.pointer(&format!("/0/{key}")).and_then(Value::as_str);
+            let text = text.with_context(|| format!("`node secret` tells no {key}"));
+            text.map(str::to_owned)
+        };
         Ok(Node {
             name: name.to_owned(),
-            secret: secret.context("the node has no secret")?.to_owned(),
+            secret: of("secret")?,
+            head_user: of("head_user")?,
+            head_secret: of("head_secret")?,
         })
     }
 
     /// Has a script run on the initiator; it must succeed. `with` are more variables for it.
-    pub(crate) fn sh(&mut self, node: &Node, script: &str, with: &[(&str, &str)]) -> Result<String> {
-        let Node { name, secret } = node;
-        let mut text = format!("NODE={name} TARGET={PREFIX}:{name} SECRET='{secret}'\n");
+    pub(crate) fn sh(
+        &mut self,
+        node: &Node,
+        script: &str,
+        with: &[(&str, &str)],
+    ) -> Result<String> {
+        let mut text = format!(
+            "NODE={0} TARGET={PREFIX}:{0} SECRET='{1}' HEAD_USER={2} HEAD_SECRET='{3}'\n",
+            node.name, node.secret, node.head_user, node.head_secret
+        );
         for (key, value) in with {
             text += &format!("{key}='{value}'\n");
         }

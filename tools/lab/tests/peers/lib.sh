@@ -122,6 +122,9 @@ logout() { quiet iscsiadm -m node -T "$TARGET" -p "$1" --logout; }
 # The kernel's name of the disk behind a portal: sda.
 disk() { basename "$(readlink -f "$(by_path "$1")")"; }
 
+# What the kernel calls it for good, by its designators: naa.6...
+wwid() { tr -d '\0' <"/sys/block/$(disk "$1")/device/wwid"; }
+
 # verified DEVICE MIB SEED: writes in pieces of many sizes, reads all back, compares.
 verified() {
     fio --name=v --filename="$1" --size="$2M" --randseed="$3" --rw=randwrite --bsrange=4k-128k \

@@ -1,13 +1,14 @@
 # Discovery and login: only the node's own name and secret, each algorithm that open-iscsi knows.
-# WORKS and REFUSED name the algorithms that the head takes and does not take.
+# In both directions: the head proves itself, too, when it is asked to.
 clean; settings; daemon
 discover() { iscsiadm -m discovery -t st -p "$1"; }
 
-discover $A >/tmp/found && discover $B >>/tmp/found || fail "discovery: $(cat /tmp/found)"
+# The portal that was asked, perhaps the other one too, and nobody else's target (there is another node).
 for portal in $A $B; do
-    grep -qx "$portal,1 $TARGET" /tmp/found || { cat /tmp/found; fail "$portal did not tell its target"; }
+    discover $portal >/tmp/found || fail "discovery at $portal"
+    grep -qx "$portal,1 $TARGET" /tmp/found || fail "$portal did not tell its target: $(cat /tmp/found)"
+    if grep -vxE "($A|$B),1 $TARGET" /tmp/found; then fail "more was told than is this node's"; fi
 done
-[ "$(grep -c . /tmp/found)" -ge 2 ] && ! grep -v " $TARGET$" /tmp/found || fail "more was told: $(cat /tmp/found)"
 
 # 24: refused for its secret.
 settings discovery.sendtargets.auth.password=wrong-secret-here
@@ -22,7 +23,16 @@ ends 24 discover $A
 pkill -9 -x iscsid; within 20 no_iscsid
 daemon
 
-for algorithm in $WORKS; do
+# mutual PREFIX [KEY=VALUE...]: the head must prove itself, too.
+mutual() {
+    settings "$1.auth.username_in=$HEAD_USER" "$1.auth.password_in=$HEAD_SECRET" "${@:2}"
+}
+mutual discovery.sendtargets
+discover $A | grep -qx "$A,1 $TARGET" || fail "discovery with mutual CHAP"
+mutual discovery.sendtargets discovery.sendtargets.auth.password_in=not-the-heads---
+if discover $A; then fail "a head with a wrong secret was believed at discovery"; fi
+
+for algorithm in MD5 SHA1 SHA256 SHA3-256; do
     settings node.session.auth.chap_algs=$algorithm
     record $A; login $A
     quiet dd if="$(by_path $A)" of=/dev/null bs=64k count=4 iflag=direct
@@ -30,12 +40,18 @@ for algorithm in $WORKS; do
     settings node.session.auth.chap_algs=$algorithm node.session.auth.password=not-the-secret-
     record $A
     ends 24 iscsiadm -m node -T "$TARGET" -p $A --login
-    echo "$algorithm: the right secret and no other"
-done
-for algorithm in $REFUSED; do
-    settings node.session.auth.chap_algs=$algorithm
-    record $A
-    ends 24 iscsiadm -m node -T "$TARGET" -p $A --login
+    mutual node.session node.session.auth.chap_algs=$algorithm
+    record $A; login $A
+    quiet dd if="$(by_path $A)" of=/dev/null bs=64k count=4 iflag=direct
+    logout $A
+    for wrong in password_in=not-the-heads--- username_in=nobody; do
+        mutual node.session node.session.auth.chap_algs=$algorithm "node.session.auth.$wrong"
+        record $A
+        # The initiator itself hangs up: it is no refusal of the head's.
+        if iscsiadm -m node -T "$TARGET" -p $A --login; then fail "a head with a wrong $wrong was believed"; fi
+        no_session || fail "a session is left after a wrong $wrong"
+    done
+    echo "$algorithm: the right secrets and no others"
 done
 settings node.session.auth.authmethod=None node.session.auth.username= node.session.auth.password=
 record $A

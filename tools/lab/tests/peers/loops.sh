@@ -1,13 +1,13 @@
 # Logging in and out again and again; a port that comes back; an iscsid that is killed.
 clean; settings; daemon; record $A; record $B
 login $A
-wwid=$(cat "/sys/block/$(disk $A)/device/wwid")
+wwid=$(wwid $A)
 logout $A
 for round in $(seq 1 $ROUNDS); do
     quiet iscsiadm -m node -T "$TARGET" -p $A --login
     [ $((round % 2)) = 0 ] || quiet iscsiadm -m node -T "$TARGET" -p $B --login
     within 60 test -b "$(by_path $A)"
-    [ "$(cat "/sys/block/$(disk $A)/device/wwid")" = "$wwid" ] || fail "round $round: another disk"
+    [ "$(wwid $A)" = "$wwid" ] || fail "round $round: another disk"
     quiet iscsiadm -m node -T "$TARGET" --logout
 done
 no_session || fail "a session is left"
@@ -18,7 +18,7 @@ echo "$ROUNDS rounds"
 login $A; login $B
 [ "$(ls /sys/class/iscsi_session | wc -l)" = 2 ] || fail "not two sessions"
 [ "$(disk $A)" != "$(disk $B)" ] || fail "not two disks"
-[ "$(cat "/sys/block/$(disk $B)/device/wwid")" = "$wwid" ] || fail "the second way shows another disk"
+[ "$(wwid $B)" = "$wwid" ] || fail "the second way shows another disk"
 mark=$(date +%s%N)
 printf '%-512s' "$mark" | dd of="/dev/$(disk $A)" bs=512 oflag=direct conv=notrunc 2>/dev/null
 dd if="/dev/$(disk $B)" bs=512 count=1 iflag=direct 2>/dev/null | grep -q "$mark" || fail "the ways differ"

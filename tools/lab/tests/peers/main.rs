@@ -99,7 +99,10 @@ fn run(wanted: &[&Check]) -> Result<usize> {
             Ok(()) => println!("test {name} ... ok ({:.0?})", began.elapsed()),
             Err(error) => {
                 failed += 1;
-                println!("test {name} ... FAILED ({:.0?})\n{error:#}\n", began.elapsed());
+                println!(
+                    "test {name} ... FAILED ({:.0?})\n{error:#}\n",
+                    began.elapsed()
+                );
                 bench.recover()?;
             }
         }

@@ -12,7 +12,7 @@ begin)
     daemon; record $A; record $B
     ok multipathd
     login $A; login $B
-    wwid=$(cat "/sys/block/$(way $A)/device/wwid")
+    wwid=$(wwid $A)
     case $wwid in naa.6*) ;; *) fail "the disk's name is $wwid" ;; esac
     map=3${wwid#naa.}
     within 60 test -b "/dev/mapper/$map"

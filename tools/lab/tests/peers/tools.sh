@@ -55,7 +55,7 @@ pattern three 512 >/tmp/three
 ok sg_compare_and_write --in=/tmp/pair --lba=2048 --num=1 $D
 bytes $E 2048 1 | cmp - /tmp/three || fail "COMPARE AND WRITE did not write"
 ends 14 sg_compare_and_write --in=/tmp/pair --lba=2048 --num=1 $E
-ends 5 sg_raw -r 512 $D 28 00 7f ff ff ff 00 00 01 00
+ends 22 sg_raw -r 512 $D 28 00 7f ff ff ff 00 00 01 00
 
 echo "== refused"
 before=$(bytes $D 128 128 | sha256sum)
