@@ -1,4 +1,4 @@
-//! The golden image of labs: built by the recipe on first use, kept until the recipe changes.
+//! The disk images of labs: built by their recipes on first use, kept until the recipe changes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -24,22 +24,32 @@ pub fn source_root() -> PathBuf {
 /// # Errors
 /// When the recipe fails.
 pub fn debian12() -> Result<PathBuf> {
-    build("debian12", &["--lab"], "lab")
+    build("images/recipes/debian12", &["--lab"], "debian12-lab")
 }
 
-fn build(recipe: &str, flags: &[&str], flavour: &str) -> Result<PathBuf> {
-    let script = source_root().join("images/recipes").join(recipe);
+/// Path of the Linux initiator's own disk, beside which its kernel and initrd lie (`.kernel`, `.initrd`).
+/// Built as [`debian12`] is. Never write to these files.
+///
+/// # Errors
+/// When the recipe fails.
+pub fn initiator12() -> Result<PathBuf> {
+    build("tools/lab/recipes/initiator12", &[], "initiator12")
+}
+
+/// Builds what `recipe` (below the source root) makes, and keeps it under `name` and the recipe's hash.
+fn build(recipe: &str, flags: &[&str], name: &str) -> Result<PathBuf> {
+    let script = source_root().join(recipe);
     let text = fs::read(&script).with_context(|| format!("recipe {}", script.display()))?;
     let cache = std::env::var_os(CACHE_ENV).map_or_else(|| PathBuf::from(CACHE), PathBuf::from);
     fs::create_dir_all(&cache).with_context(|| format!("image cache {}", cache.display()))?;
-    let path = cache.join(format!("{recipe}-{flavour}-{:016x}.raw", fnv1a(&text)));
+    let path = cache.join(format!("{name}-{:016x}.raw", fnv1a(&text)));
     let lock = File::create(cache.join("lock")).context("lock of the image cache")?;
     lock.lock().context("lock of the image cache")?;
     if path.exists() {
         return Ok(path);
     }
     eprintln!(
-        "lab: building the golden image {} (once, about two minutes)",
+        "lab: building the image {} (once, about two minutes)",
         path.display()
     );
     let mut build = Command::new("nice");
@@ -68,8 +78,9 @@ mod test {
     use super::*;
 
     #[test]
-    fn the_recipe_is_where_the_source_root_says() {
+    fn the_recipes_are_where_the_source_root_says() {
         assert!(source_root().join("images/recipes/debian12").exists());
+        assert!(source_root().join("tools/lab/recipes/initiator12").exists());
     }
 
     /// Published test vectors of FNV-1a.

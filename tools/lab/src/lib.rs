@@ -5,8 +5,9 @@
 //!   Lab (a directory and a network namespace)
 //!    ├── Net      bridge br0 10.77.0.1/24, one tap per node
 //!    ├── Node     QEMU on a tap: BIOS or UEFI, serial console, power button
+//!    ├── Guest    QEMU as a Linux initiator: a system of its own, two cards, obeys scripts
 //!    └── Head     `reveille serve` inside the namespace
-//!   golden        the disk image, built once by images/recipes and kept
+//!   golden        the disk images, built once by their recipes and kept
 //! ```
 //! Everything a lab makes is named by its directory: `lab down DIR` (or dropping [`Lab`]) ends exactly the
 //! processes inside its namespace and removes the namespace, whatever state they are in. Needs root.
@@ -16,6 +17,7 @@ pub mod demo;
 pub mod edk2;
 pub mod forger;
 pub mod golden;
+pub mod guest;
 pub mod head;
 pub mod net;
 pub mod node;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
+pub use guest::Guest;
 pub use head::{Head, HeadSpec};
 pub use net::Net;
 pub use node::{Kind, Node, NodeSpec};

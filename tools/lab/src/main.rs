@@ -13,6 +13,7 @@ usage: lab COMMAND        (all of them as root)
   demo [--dir DIR] [--wave N] [--timeout S]
                           four nodes boot from one image, in waves; everything is removed again
   golden                  path of the golden Debian image; built on first use
+  initiator               path of the Linux initiator's disk, for tests of the target; likewise
 
   up DIR                  a lab: a directory and a network namespace with bridge br0, 10.77.0.1/24
   node DIR NUMBER KIND    a node in it: bios, bios-chain, uefi or uefi-rom; prints its name and MAC
@@ -41,6 +42,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
     match words {
         ["demo", flags @ ..] => demo::run(&demo_options(flags)?)?,
         ["golden"] => println!("{}", golden::debian12()?.display()),
+        ["initiator"] => println!("{}", golden::initiator12()?.display()),
         ["up", dir] => {
             // The lab outlives this process: `lab down` ends it.
             let lab = Lab::make(Path::new(dir))?;

@@ -14,6 +14,10 @@ use crate::proc::{kill_now, run};
 pub const BRIDGE: &str = "br0";
 /// The head's address on the bridge.
 pub const HEAD_ADDRESS: &str = "10.77.0.1";
+/// A second bridge, where a lab has one: another way to the same head.
+pub const SECOND_BRIDGE: &str = "br1";
+/// The head's address on it.
+pub const SECOND_ADDRESS: &str = "10.78.0.1";
 /// Addresses for nodes.
 pub const RANGE: &str = "10.77.0.100-10.77.0.199";
 
@@ -50,12 +54,21 @@ impl Net {
 
     fn make_bridge(&self) -> Result<()> {
         self.ip(&["link", "set", "lo", "up"])?;
+        self.add_bridge(BRIDGE, HEAD_ADDRESS)
+    }
+
+    /// Makes a bridge on which the head has `address`, in a network of 24 bits.
+    ///
+    /// # Errors
+    /// When it exists already.
+    pub fn add_bridge(&self, bridge: &str, address: &str) -> Result<()> {
         // With spanning tree or a forward delay, the firmware's DHCP gives up before the port forwards.
         // With snooping, the bridge may drop the nodes' neighbour discovery.
-        let bridge = "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
-        self.ip(&bridge.split(' ').collect::<Vec<_>>())?;
-        self.ip(&["addr", "add", &format!("{HEAD_ADDRESS}/24"), "dev", BRIDGE])?;
-        self.ip(&["link", "set", BRIDGE, "up"])?;
+        let add =
+            format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0");
+        self.ip(&add.split(' ').collect::<Vec<_>>())?;
+        self.ip(&["addr", "add", &format!("{address}/24"), "dev", bridge])?;
+        self.ip(&["link", "set", bridge, "up"])?;
         Ok(())
     }
 
@@ -79,13 +92,21 @@ impl Net {
         run("ip", &all)
     }
 
-    /// Makes a tap on the bridge.
+    /// Makes a tap on the first bridge.
     ///
     /// # Errors
     /// When it exists already or `/dev/net/tun` is missing.
     pub fn add_tap(&self, tap: &str) -> Result<()> {
+        self.add_tap_on(tap, BRIDGE)
+    }
+
+    /// Makes a tap on `bridge`.
+    ///
+    /// # Errors
+    /// As [`Net::add_tap`], and when there is no such bridge.
+    pub fn add_tap_on(&self, tap: &str, bridge: &str) -> Result<()> {
         self.ip(&["tuntap", "add", "dev", tap, "mode", "tap"])?;
-        self.ip(&["link", "set", tap, "master", BRIDGE, "up"])?;
+        self.ip(&["link", "set", tap, "master", bridge, "up"])?;
         Ok(())
     }
 

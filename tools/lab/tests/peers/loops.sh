@@ -1,0 +1,35 @@
+# Logging in and out again and again; a port that comes back; an iscsid that is killed.
+clean; settings; daemon; record $A; record $B
+login $A
+wwid=$(wwid $A)
+logout $A
+for round in $(seq 1 $ROUNDS); do
+    quiet iscsiadm -m node -T "$TARGET" -p $A --login
+    [ $((round % 2)) = 0 ] || quiet iscsiadm -m node -T "$TARGET" -p $B --login
+    within 60 test -b "$(by_path $A)"
+    [ "$(wwid $A)" = "$wwid" ] || fail "round $round: another disk"
+    quiet iscsiadm -m node -T "$TARGET" --logout
+done
+no_session || fail "a session is left"
+no_io_errors
+echo "$ROUNDS rounds"
+
+# Two sessions side by side are two ports of one initiator on one disk.
+login $A; login $B
+[ "$(ls /sys/class/iscsi_session | wc -l)" = 2 ] || fail "not two sessions"
+[ "$(disk $A)" != "$(disk $B)" ] || fail "not two disks"
+[ "$(wwid $B)" = "$wwid" ] || fail "the second way shows another disk"
+mark=$(date +%s%N)
+printf '%-512s' "$mark" | dd of="/dev/$(disk $A)" bs=512 oflag=direct conv=notrunc 2>/dev/null
+dd if="/dev/$(disk $B)" bs=512 count=1 iflag=direct 2>/dev/null | grep -q "$mark" || fail "the ways differ"
+
+# iscsid dies; the sessions live on in the kernel, a new iscsid takes them over, and both go on.
+pkill -9 -x iscsid; within 20 no_iscsid
+dd if="/dev/$(disk $A)" bs=512 count=1 iflag=direct 2>/dev/null | grep -q "$mark" || fail "the disk hangs on iscsid"
+daemon
+taken_over() { [ "$(iscsiadm -m session | grep -c "$TARGET")" = 2 ]; }
+within 60 taken_over
+within 60 dd if="/dev/$(disk $B)" of=/dev/null bs=512 count=1 iflag=direct
+[ "$(cat /sys/class/iscsi_session/session*/state | sort -u)" = LOGGED_IN ] || fail "$(cat /sys/class/iscsi_session/session*/state)"
+# A session that is told to log in while it is: refused by iscsiadm as already there (15).
+ends 15 iscsiadm -m node -T "$TARGET" -p $A --login
