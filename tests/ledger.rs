@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use common::tool;
 use reveille::iscsi::params;
-use reveille::scsi::{LogicalUnit, LuConfig, NexusId, Step, command_name};
+use reveille::scsi::{LogicalUnit, LuConfig, NexusId, Step, Traits, command_name};
 
 const HEADER: [&str; 4] = ["clause", "what", "file", "test"];
 const LEFT_OUT: &str = "not implemented";
@@ -415,7 +415,7 @@ fn unit() -> LogicalUnit {
         naa: [0x60; 16],
         target_name: "iqn.2026-11.internal.reveille:n1".into(),
         write_back: true,
-        read_only: false,
+        traits: Traits::default(),
         lun: 0,
         luns: vec![0],
     });

@@ -737,6 +737,7 @@ impl Item {
             payload: None,
             written: 0,
             read: false,
+            since: self.since,
             buffer: self.data.map(|(buffer, _)| buffer),
         }
     }

@@ -11,6 +11,7 @@ const SMALL_BLOCKS: Traits = Traits {
     read_only: false,
     small_blocks: true,
     sanitize: false,
+    no_zero_count: false,
 };
 
 /// The unit's word on a READ that ended so.
