@@ -53,3 +53,35 @@ impl Head {
         self.change(false, |changes| Ok(changes.set_fact(&name(layer), word)?))
     }
 }
+
+#[cfg(test)]
+mod test {
+    use crate::catalog::LayerMode;
+    use crate::head::test::Bench;
+
+    #[test]
+    fn a_sanitize_that_was_cut_off_is_found_at_every_attach_until_it_is_over() {
+        let mut bench = Bench::with_nodes(LayerMode::Persistent);
+        bench.boot("n1");
+        let layer = bench.os("n1").node.layer;
+        assert_eq!(bench.os("n1").sanitize, None);
+        bench.head().sanitize_begun(layer, false).unwrap();
+        bench.reopen();
+        assert_eq!(bench.os("n1").sanitize, Some(false));
+        bench.head().sanitize_begun(layer, true).unwrap();
+        assert_eq!(bench.os("n1").sanitize, Some(true));
+        bench.head().sanitize_over(layer).unwrap();
+        bench.reopen();
+        assert_eq!(bench.os("n1").sanitize, None);
+    }
+
+    #[test]
+    fn a_new_generation_of_the_layer_has_nothing_to_sanitize() {
+        let bench = Bench::with_nodes(LayerMode::Persistent);
+        bench.boot("n1");
+        let layer = bench.os("n1").node.layer;
+        bench.head().sanitize_begun(layer, false).unwrap();
+        bench.reset("n1");
+        assert_eq!(bench.head().sanitize_cut(layer), None);
+    }
+}

@@ -29,7 +29,7 @@ pub(super) enum Access {
 }
 
 /// A row of the table.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Command {
     pub(super) name: &'static str,
     /// CDB usage data (SPC-4 6.35.3): opcode, then a mask of the bits that count.

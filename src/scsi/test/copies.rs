@@ -109,7 +109,10 @@ fn nothing_is_copied_when_anything_is_wrong() {
     assert_eq!(code(&reply), (5, 0x26, 9));
     let mut fibre = me();
     fibre[0] = 0xE0;
-    let reply = copy(&mut bench, &list(1, 2, &[fibre], &[good.clone()]));
+    let reply = copy(
+        &mut bench,
+        &list(1, 2, &[fibre], std::slice::from_ref(&good)),
+    );
     assert_eq!(code(&reply), (5, 0x26, 7));
     let mut inline = list(1, 2, &[me()], &[good]);
     inline[15] = 4;

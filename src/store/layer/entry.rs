@@ -78,6 +78,22 @@ impl Redo {
         let range = ByteRange::new(self.offset, self.data.len() as u64)?;
         span(&range.blocks())
     }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.offset.to_le_bytes());
+        let len = u32::try_from(self.data.len()).expect("bounded by ATOMIC_BYTES_MAX");
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&self.data);
+    }
+
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let offset = take_u64(bytes)?;
+        let len = usize::try_from(take_u32(bytes)?).ok()?;
+        let (data, rest) = bytes.split_at_checked(len)?;
+        *bytes = rest;
+        let data = data.into();
+        Some(Self { offset, data })
+    }
 }
 
 /// One statement of a log.
@@ -156,14 +172,7 @@ impl Entry {
             out.extend_from_slice(&generation.to_le_bytes());
         };
         match self {
-            Self::Header(header) => {
-                out.push(HEADER);
-                out.push(header.version);
-                out.extend_from_slice(&header.boot);
-                out.extend_from_slice(&header.generation_next.to_le_bytes());
-                out.extend_from_slice(&header.previous_end.to_le_bytes());
-                out.extend_from_slice(&header.previous_crc.to_le_bytes());
-            }
+            Self::Header(header) => encode_header(header, out),
             Self::Layer(facts) => {
                 named(out, LAYER, facts.layer, facts.generation);
                 encode_facts(facts, out);
@@ -209,10 +218,7 @@ impl Entry {
                 redo,
             } => {
                 named(out, REDO, *layer, *generation);
-                out.extend_from_slice(&redo.offset.to_le_bytes());
-                let len = u32::try_from(redo.data.len()).expect("bounded by ATOMIC_BYTES_MAX");
-                out.extend_from_slice(&len.to_le_bytes());
-                out.extend_from_slice(&redo.data);
+                redo.encode(out);
             }
             Self::Retire {
                 layer,
@@ -228,6 +234,15 @@ impl Entry {
             }
         }
     }
+}
+
+fn encode_header(header: &Header, out: &mut Vec<u8>) {
+    out.push(HEADER);
+    out.push(header.version);
+    out.extend_from_slice(&header.boot);
+    out.extend_from_slice(&header.generation_next.to_le_bytes());
+    out.extend_from_slice(&header.previous_end.to_le_bytes());
+    out.extend_from_slice(&header.previous_crc.to_le_bytes());
 }
 
 fn encode_facts(facts: &Facts, out: &mut Vec<u8>) {
@@ -339,20 +354,11 @@ fn decode(bytes: &mut &[u8]) -> Option<Entry> {
         RESET => Entry::Reset { layer, generation },
         REMOVE => Entry::Remove { layer, generation },
         DAMAGED => Entry::Damaged { layer, generation },
-        REDO => {
-            let offset = take_u64(bytes)?;
-            let len = usize::try_from(take_u32(bytes)?).ok()?;
-            let (data, rest) = bytes.split_at_checked(len)?;
-            *bytes = rest;
-            Entry::Redo {
-                layer,
-                generation,
-                redo: Redo {
-                    offset,
-                    data: data.into(),
-                },
-            }
-        }
+        REDO => Entry::Redo {
+            layer,
+            generation,
+            redo: Redo::decode(bytes)?,
+        },
         RETIRE => Entry::Retire {
             layer,
             generation,
@@ -401,6 +407,14 @@ impl Row {
             redos: Vec::new(),
         }
     }
+
+    fn open(&mut self, redo: Redo) {
+        let last = redo.span().map(|span| *span.end());
+        if last.is_some_and(|last| fits(&self.facts, last)) {
+            self.redos.retain(|old| old.offset != redo.offset);
+            self.redos.push(redo);
+        }
+    }
 }
 
 /// What all entries of a log add up to.
@@ -444,16 +458,7 @@ impl Table {
                 if let Some(row) = self.row(layer, generation)
                     && set.max().is_none_or(|last| fits(&row.facts, last))
                 {
-                    match state {
-                        BlockState::Zero => {
-                            row.map.present -= &set;
-                            row.map.zero |= set;
-                        }
-                        _ => {
-                            row.map.zero -= &set;
-                            row.map.present |= set;
-                        }
-                    }
+                    row.map.add(set, state);
                 }
             }
             Entry::Reset { layer, generation } => {
@@ -471,13 +476,8 @@ impl Table {
                 generation,
                 redo,
             } => {
-                if let Some(row) = self.row(layer, generation)
-                    && redo
-                        .span()
-                        .is_some_and(|span| fits(&row.facts, *span.end()))
-                {
-                    row.redos.retain(|old| old.offset != redo.offset);
-                    row.redos.push(redo);
+                if let Some(row) = self.row(layer, generation) {
+                    row.open(redo);
                 }
             }
             Entry::Retire {

@@ -70,6 +70,17 @@ impl BlockMap {
         }
     }
 
+    /// Gives every block of a set a state.
+    pub(super) fn add(&mut self, set: RoaringBitmap, state: BlockState) {
+        if state == BlockState::Zero {
+            self.present -= &set;
+            self.zero |= set;
+        } else {
+            self.zero -= &set;
+            self.present |= set;
+        }
+    }
+
     /// The state at `at` and the last block up to `end` that shares it.
     pub(in crate::store) fn run_at(&self, at: u32, end: u32) -> (BlockState, u32) {
         let present = self.present.range(at..=end).next_range();
