@@ -103,8 +103,7 @@ fn prove(scene: &Scene, from: std::net::Ipv4Addr, secret: &[u8]) -> Raw {
     };
     let challenge = decode(value("CHAP_C="), 1024).unwrap();
     let identifier = value("CHAP_I=").parse().unwrap();
-    let algorithm = Algorithm::choose("5").unwrap();
-    let response = hex(&algorithm.response(identifier, secret, &challenge));
+    let response = hex(&Algorithm::Md5.response(identifier, secret, &challenge));
     let text = format!("CHAP_N=n1\0CHAP_R={response}\0");
     let bhs = raw.login_request(0x81, text.as_bytes());
     raw.put(bhs, text.as_bytes());

@@ -98,6 +98,8 @@ pub(super) struct Executor {
     batch: Vec<Item>,
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
+    /// Since when no command has got the memory that it wanted.
+    short_since: Option<Instant>,
     in_flight: usize,
     /// Its part of the server's memory.
     account: Account,
@@ -131,6 +133,7 @@ impl Executor {
             batch: Vec::new(),
             deferred: VecDeque::new(),
             deferred_bytes: 0,
+            short_since: None,
             in_flight: 0,
             counts: Counts::default(),
             session_read: 0,
@@ -329,6 +332,7 @@ impl Executor {
             self.defer(task, Wanted::Read(lun, range), now);
             return;
         }
+        self.short_since = None;
         let Some(unit) = self.unit(lun) else {
             let reply = scsi::absent_lun(conn.cdb(task), &LUNS);
             conn.apply(Event::Done(task, reply, None), now);
@@ -369,6 +373,7 @@ impl Executor {
     fn want(&mut self, conn: &mut Connection, task: TaskId, bytes: usize, now: Instant) {
         // What came so far is copied into the whole, then given back: both are there for a moment.
         if self.fits(conn, Buffer::footprint(bytes)) {
+            self.short_since = None;
             conn.apply(Event::Granted(task), now);
         } else {
             self.defer(task, Wanted::Data(bytes), now);
@@ -390,7 +395,10 @@ impl Executor {
         self.held(conn).saturating_add(more) <= self.account.allowance()
     }
 
-    fn defer(&mut self, task: TaskId, what: Wanted, since: Instant) {
+    /// Puts a command off until there is memory. Its wait counts from the first that got none: otherwise each of
+    /// many would wait its full time behind the one before, and pings and management behind them all.
+    fn defer(&mut self, task: TaskId, what: Wanted, now: Instant) {
+        let since = *self.short_since.get_or_insert(now);
         self.deferred.push_back(Deferred { since, task, what });
     }
 
