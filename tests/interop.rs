@@ -190,6 +190,22 @@ fn node_of(test: &str, lane: usize) -> String {
     }
 }
 
+/// This one asserts a flag of its own before anything can have set it; `libiscsi_flag.c` sets it.
+const NEEDS_FLAG: &str = "iSCSI.iSCSITMF.LUNResetSimpleAsync";
+
+/// `libiscsi_flag.c` as a library to preload.
+fn flag_library() -> std::path::PathBuf {
+    let library = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("libiscsi_flag.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/libiscsi_flag.c");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"])
+        .arg(&library)
+        .args([source, "-ldl"])
+        .status();
+    assert!(built.expect("a C compiler").success());
+    library
+}
+
 /// One test of the suite by itself, so that a hang or a broken session cannot hide another result: its
 /// verdict, and what the tool said.
 fn run_one(url: &str, test: &str) -> (&'static str, String) {
@@ -202,6 +218,9 @@ fn run_one(url: &str, test: &str) -> (&'static str, String) {
     command.args(["--kill-after=5", limit, "iscsi-test-cu", "-d", "-n"]);
     if trait_of(test) == "sanitize" {
         command.arg("-S");
+    }
+    if test == NEEDS_FLAG {
+        command.env("LD_PRELOAD", flag_library());
     }
     command.args(["-t", test, url]);
     if test.starts_with("SCSI.MultipathIO.") {
