@@ -408,10 +408,14 @@ impl Row {
         }
     }
 
+    fn retire(&mut self, offset: u64) {
+        self.redos.retain(|old| old.offset != offset);
+    }
+
     fn open(&mut self, redo: Redo) {
         let last = redo.span().map(|span| *span.end());
         if last.is_some_and(|last| fits(&self.facts, last)) {
-            self.redos.retain(|old| old.offset != redo.offset);
+            self.retire(redo.offset);
             self.redos.push(redo);
         }
     }
@@ -486,17 +490,19 @@ impl Table {
                 offset,
             } => {
                 if let Some(row) = self.row(layer, generation) {
-                    row.redos.retain(|old| old.offset != offset);
+                    row.retire(offset);
                 }
             }
-            Entry::Damaged { layer, generation } => {
-                self.apply_facts(unborn(layer, generation, false));
-                if let Some(row) = self.rows.get_mut(&layer)
-                    && row.facts.generation == generation
-                {
-                    row.facts.damaged = true;
-                }
-            }
+            Entry::Damaged { layer, generation } => self.damaged(layer, generation),
+        }
+    }
+
+    fn damaged(&mut self, layer: LayerId, generation: u64) {
+        self.apply_facts(unborn(layer, generation, false));
+        if let Some(row) = self.rows.get_mut(&layer)
+            && row.facts.generation == generation
+        {
+            row.facts.damaged = true;
         }
     }
 
