@@ -13,6 +13,7 @@ const LOGINS: &str = include_str!("logins.sh");
 const DIGESTS: &str = include_str!("digests.sh");
 const TOOLS: &str = include_str!("tools.sh");
 const RESERVE: &str = include_str!("reserve.sh");
+const APTPL: &str = include_str!("aptpl.sh");
 const FILESYSTEMS: &str = include_str!("filesystems.sh");
 const LOOPS: &str = include_str!("loops.sh");
 const PATHS: &str = include_str!("paths.sh");
@@ -31,6 +32,7 @@ checks![
     linux_writes_and_verifies_over_digests,
     sg3_utils_find_a_disk_that_keeps_the_standards,
     sg_persist_reserves_between_two_nexuses,
+    a_reservation_with_aptpl_survives_kill_9_or_is_refused,
     ext4_lives_on_the_disk_and_gives_space_back,
     xfs_lives_on_the_disk_and_gives_space_back,
     fifty_logins_and_a_killed_iscsid_leave_nothing_behind,
@@ -59,6 +61,17 @@ fn sg3_utils_find_a_disk_that_keeps_the_standards(bench: &mut Bench) -> Result<(
 fn sg_persist_reserves_between_two_nexuses(bench: &mut Bench) -> Result<()> {
     let node = bench.node("reserve", 5)?;
     bench.sh(&node, RESERVE, &[]).map(drop)
+}
+
+fn a_reservation_with_aptpl_survives_kill_9_or_is_refused(bench: &mut Bench) -> Result<()> {
+    let node = bench.node("aptpl", 12)?;
+    let answer = bench.step(&node, APTPL, "ask")?;
+    if answer.contains("APTPL refused") {
+        return Ok(());
+    }
+    ensure!(answer.contains("APTPL kept"), "{answer}");
+    bench.head.crash_and_restart()?;
+    bench.step(&node, APTPL, "kept").map(drop)
 }
 
 fn ext4_lives_on_the_disk_and_gives_space_back(bench: &mut Bench) -> Result<()> {
