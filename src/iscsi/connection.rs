@@ -398,6 +398,8 @@ impl Connection {
             Event::Managed(function, response) => self.managed(function, response),
             Event::Listed(list) => self.listed(&list),
             Event::ClearedByOther { lun, ticket } => self.cleared_by_other(lun, ticket, now),
+            // Nothing is asked of a peer that was told the end.
+            Event::Tick | Event::Drain if self.is_closing() => {}
             Event::Tick => self.tick(now),
             Event::Drain => self.drain(now),
         }
@@ -405,7 +407,7 @@ impl Connection {
 
     /// What to do next, and urgent PDUs; call until `None`.
     pub fn poll(&mut self) -> Option<Output> {
-        if matches!(self.state, State::Closing(_) | State::Closed) {
+        if self.is_closing() {
             return self.poll_closing();
         }
         if let Some(action) = self.actions.pop_front() {
@@ -420,6 +422,10 @@ impl Connection {
 
     /// The next PDU of the answers, in order. Call it when the socket has room.
     pub fn poll_queued(&mut self) -> Option<Pdu> {
+        if self.is_closing() {
+            // What ends now ends in silence.
+            return None;
+        }
         loop {
             match self.answers.front()? {
                 Answer::Pdu(_) => {
@@ -447,7 +453,11 @@ impl Connection {
     /// True while `poll_queued` may yield something.
     #[must_use]
     pub fn has_queued(&self) -> bool {
-        !self.answers.is_empty()
+        !self.answers.is_empty() && !self.is_closing()
+    }
+
+    const fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing(_) | State::Closed)
     }
 
     /// The command block of a task; empty when it is gone.
@@ -488,8 +498,7 @@ impl Connection {
     /// False while so many urgent PDUs wait for the socket that no more input should be taken.
     #[must_use]
     pub fn wants_input(&self) -> bool {
-        self.urgent.len() < limits::URGENT_QUEUE_MAX
-            && !matches!(self.state, State::Closing(_) | State::Closed)
+        self.urgent.len() < limits::URGENT_QUEUE_MAX && !self.is_closing()
     }
 
     /// Bytes of buffers and payloads it holds.
@@ -670,7 +679,7 @@ impl Connection {
 
     /// Ends the connection now: nothing that was queued is trusted to matter any more.
     fn close(&mut self, why: Why) {
-        if matches!(self.state, State::Closing(_) | State::Closed) {
+        if self.is_closing() {
             return;
         }
         self.actions.clear();
