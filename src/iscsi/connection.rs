@@ -437,6 +437,8 @@ impl Connection {
             Event::ClearedByOther { lun, tell, ticket } => {
                 self.cleared_by_other(lun, tell, ticket, now);
             }
+            // Nothing is asked of a peer that was told the end.
+            Event::Tick | Event::Drain if self.is_closing() => {}
             Event::Tick => self.tick(now),
             Event::Drain => self.drain(now),
             Event::Stay => self.stay(),
@@ -446,7 +448,7 @@ impl Connection {
 
     /// What to do next, and urgent PDUs; call until `None`.
     pub fn poll(&mut self) -> Option<Output> {
-        if matches!(self.state, State::Closing(_) | State::Closed) {
+        if self.is_closing() {
             return self.poll_closing();
         }
         if let Some(action) = self.actions.pop_front() {
@@ -463,6 +465,10 @@ impl Connection {
 
     /// The next PDU of the answers, in order. Call it when the socket has room.
     pub fn poll_queued(&mut self) -> Option<Pdu> {
+        if self.is_closing() {
+            // What ends now ends in silence.
+            return None;
+        }
         loop {
             match self.answers.front()? {
                 Answer::Pdu(_) => {
@@ -490,7 +496,11 @@ impl Connection {
     /// True while `poll_queued` may yield something.
     #[must_use]
     pub fn has_queued(&self) -> bool {
-        !self.answers.is_empty()
+        !self.answers.is_empty() && !self.is_closing()
+    }
+
+    const fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing(_) | State::Closed)
     }
 
     /// The command block of a task; empty when it is gone.
@@ -533,7 +543,7 @@ impl Connection {
     pub fn wants_input(&self) -> bool {
         self.urgent.len() < limits::URGENT_QUEUE_MAX
             && self.answers.len() < limits::ANSWERS_MAX
-            && !matches!(self.state, State::Closing(_) | State::Closed)
+            && !self.is_closing()
     }
 
     /// Bytes of buffers and payloads it holds.
@@ -724,7 +734,7 @@ impl Connection {
 
     /// Ends the connection now: nothing that was queued is trusted to matter any more.
     fn close(&mut self, why: Why) {
-        if matches!(self.state, State::Closing(_) | State::Closed) {
+        if self.is_closing() {
             return;
         }
         self.actions.clear();

@@ -2,6 +2,7 @@
 //! Opens no data file of a layer.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use super::entry::{Birth, Entry, Header, Redo, Row, Table, VERSION, unborn};
@@ -286,14 +287,16 @@ fn replay_chain(disk: &dyn Disk, found: &Found, from: u32, table: &mut Table) ->
     let mut next = load_journal(disk, found, epoch)?;
     loop {
         let bytes = next;
-        let successor = found.journals.contains(&(epoch + 1));
+        // The last number there is has no successor.
+        let after = epoch.saturating_add(1);
+        let successor = after > epoch && found.journals.contains(&after);
         next = if successor {
-            load_journal(disk, found, epoch + 1)?
+            load_journal(disk, found, after)?
         } else {
             Vec::new()
         };
         let link = if successor {
-            link(&next, found, epoch + 1)?
+            link(&next, found, after)?
         } else {
             Link::None
         };
@@ -311,7 +314,7 @@ fn replay_chain(disk: &dyn Disk, found: &Found, from: u32, table: &mut Table) ->
             torn: !read.clean,
             damage: None,
             suspects: Vec::new(),
-            unused: matches!(link, Link::Unused).then_some(epoch + 1),
+            unused: matches!(link, Link::Unused).then_some(after),
         };
         let broken = match &link {
             Link::Used(h) => (read.mark.end, read.mark.crc) != (h.previous_end, h.previous_crc),
@@ -326,7 +329,7 @@ fn replay_chain(disk: &dyn Disk, found: &Found, from: u32, table: &mut Table) ->
             read.behind
                 .iter()
                 .for_each(|payload| named_in(payload, &mut chain.suspects));
-            for later in found.journals.range(epoch + 1..) {
+            for later in found.journals.range((Excluded(epoch), Unbounded)) {
                 let bytes = load_journal(disk, found, *later)?;
                 let cursor = Cursor::new(&bytes, Role::Journal, *later, Some(0));
                 cursor
@@ -339,7 +342,7 @@ fn replay_chain(disk: &dyn Disk, found: &Found, from: u32, table: &mut Table) ->
         if !matches!(link, Link::Used(_)) {
             return Ok(chain);
         }
-        epoch += 1;
+        epoch = after;
     }
 }
 
@@ -365,7 +368,7 @@ enum Link {
 // or something was made after it.
 fn link(bytes: &[u8], found: &Found, epoch: u32) -> Result<Link> {
     let read = replay(bytes, Role::Journal, epoch, Some(0), None, &mut |_| {})?;
-    let later = found.journals.range(epoch + 1..).next().is_some();
+    let later = found.journals.last().is_some_and(|last| *last > epoch);
     let used = read.frames > 1
         || !read.behind.is_empty()
         || later
@@ -681,5 +684,20 @@ mod test {
         journal::begin(&*disk, 1, header, 0).unwrap();
         let refused = recover(&disk, [1; 16], &Options::default()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::NewerVersion);
+    }
+    /// Found by the fuzz target `store`: the number after the last one was asked for.
+    #[test]
+    fn the_last_number_of_a_journal_is_no_overflow() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        disk.create_dir(DATA_DIR).unwrap();
+        let header = Header {
+            version: VERSION,
+            ..Header::default()
+        };
+        journal::begin(&*disk, u32::MAX, header, 0).unwrap();
+        checkpoint::save(&*disk, u32::MAX, Vec::new(), 7).unwrap();
+        let found = recover(&disk, [1; 16], &Options::default()).unwrap();
+        assert_eq!((found.checkpointed, found.generation_next), (u32::MAX, 7));
+        assert!(found.report.notes.is_empty(), "{:?}", found.report.notes);
     }
 }

@@ -425,6 +425,28 @@ fn a_drain_asks_for_logout_and_closes_after_a_while() {
     assert_eq!(peer.closed, Some(Why::Drained));
 }
 
+/// Found by the fuzz target `connection`: an idle peer was pinged behind its Logout response.
+#[test]
+fn nothing_is_said_after_the_end() {
+    let mut peer = Peer::new();
+    peer.read(1, 0, 8, 4096);
+    peer.inbox.clear();
+    peer.logout(9, 0, 3);
+    peer.expect(op::LOGOUT_RESPONSE);
+    assert_eq!(peer.closed, Some(Why::Logout));
+    peer.tick(1);
+    peer.tick(1000);
+    peer.conn.apply(Event::Drain, peer.now);
+    let event = Event::ClearedByOther {
+        lun: None,
+        ticket: 1,
+    };
+    peer.conn.apply(event, peer.now);
+    peer.pump();
+    peer.silent();
+    assert!(!peer.conn.has_queued() && peer.conn.poll_queued().is_none());
+}
+
 #[test]
 fn a_command_with_a_broken_data_digest_was_never_received() {
     let mut peer = Peer::new();

@@ -40,6 +40,9 @@ const FEATURES: [(u32, &str, &str); 5] = [
 ];
 const FLATTEN: &str = "flatten it first: qemu-img convert -O qcow2 IN OUT";
 
+/// Characters of a backing file's name that a message repeats.
+const NAME_CHARS_SHOWN: usize = 200;
+
 struct Header {
     version: u32,
     cluster_bits: u32,
@@ -252,13 +255,23 @@ fn refuse_backing(offset: u64, len: u32, file_len: u64, read: &mut Read<'_>) -> 
         .checked_add(name.len() as u64)
         .is_some_and(|end| end <= file_len);
     let name = match inside && read(offset, &mut name).is_ok() {
-        true => String::from_utf8_lossy(&name).escape_debug().to_string(),
+        true => shown(&name),
         false => "?".into(),
     };
     unsupported(
         &format!("it is only the difference to its backing file `{name}`"),
         FLATTEN,
     )
+}
+
+/// A name out of a file, for one line of a message.
+fn shown(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    let mut text: String = name.chars().take(NAME_CHARS_SHOWN).collect();
+    if text.len() < name.len() {
+        text.push_str("...");
+    }
+    text.escape_debug().to_string()
 }
 
 fn word(bytes: &[u8; HEADER_V3_LEN], at: usize) -> u32 {
@@ -289,4 +302,29 @@ fn cut(len: u64, offset: u64, bytes: u64, what: &str) -> Error {
         "the file ends at offset {len}, but {what} lies at {offset}+{bytes}: it is cut short; copy it again"
     );
     Error::new(ErrorKind::InvalidFormat, why)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    /// Found by the fuzz target `disk`: 1,023 bytes of anything became a message of 8,000 characters.
+    #[test]
+    fn the_name_of_a_backing_file_is_repeated_only_in_part() {
+        let mut file = vec![0; 2048];
+        file[..8].copy_from_slice(b"QFI\xfb\0\0\0\x02");
+        file[8..16].copy_from_slice(&1024_u64.to_be_bytes());
+        file[16..20].copy_from_slice(&u32::MAX.to_be_bytes());
+        let refused = check(2048, &mut |offset, out| {
+            let at = usize::try_from(offset).unwrap();
+            out.copy_from_slice(&file[at..at + out.len()]);
+            Ok(())
+        });
+        let text = refused.unwrap_err().to_string();
+        assert!(
+            text.contains("backing file") && text.contains("...`"),
+            "{text}"
+        );
+        assert!(text.len() < 1000 && !text.contains('\0'), "{text}");
+    }
 }
