@@ -439,6 +439,7 @@ fn nothing_is_said_after_the_end() {
     peer.conn.apply(Event::Drain, peer.now);
     let event = Event::ClearedByOther {
         lun: None,
+        tell: false,
         ticket: 1,
     };
     peer.conn.apply(event, peer.now);
