@@ -320,7 +320,11 @@ impl Feature {
         }
         let (space, direct) = match self.direct.as_mut().and_then(|d| d.space(&mut self.conn)) {
             Some(space) => (space, true),
-            None => (self.rx.space(), false),
+            None => {
+                let space = self.rx.space();
+                let most = space.len().min(limits::READ_BYTES_MAX);
+                (&mut space[..most], false)
+            }
         };
         let mut buffer = ReadBuf::new(space);
         match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {

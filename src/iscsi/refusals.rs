@@ -140,6 +140,12 @@ impl<K: Clone + Eq + Hash, T> Teller<K, T> {
             list.extend(told.map(|told| (key.clone(), told)));
             go_on
         });
+        // Of very many sources only some are named.
+        let named = list.len().min(limits::REFUSALS_TOLD_PER_SECOND as usize);
+        self.others += list
+            .drain(named..)
+            .map(|(_, told)| told.more + 1)
+            .sum::<u64>();
         list
     }
 

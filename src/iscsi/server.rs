@@ -34,7 +34,7 @@ const BACKLOG: i32 = 4096;
 const DOOR_NICE: i32 = 5;
 
 /// Polls of connections between two looks at the sockets: whoever has been quiet is soon heard.
-const POLLS_PER_LOOK: u32 = 2;
+const POLLS_PER_LOOK: u32 = 1;
 
 /// A failing `accept` is written down at most this often.
 const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -233,9 +233,12 @@ fn runtime(what: &str) -> Result<Runtime, Error> {
         .map_err(|e| Error::io(ErrorKind::Thread, e, what))
 }
 
-/// On Linux this concerns the calling thread only.
+/// Below what the head was started with. On Linux this concerns the calling thread only.
 fn lower_priority() {
-    if let Err(error) = rustix::process::setpriority_process(None, DOOR_NICE) {
+    use rustix::process::{getpriority_process, setpriority_process};
+    let lowered =
+        getpriority_process(None).and_then(|own| setpriority_process(None, own + DOOR_NICE));
+    if let Err(error) = lowered {
         tracing::debug!(%error, "the iSCSI door runs with normal priority");
     }
 }
