@@ -29,6 +29,8 @@ mod driver;
 pub mod error;
 mod exec;
 pub mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod initiator;
 pub mod keys;
 pub mod login;
