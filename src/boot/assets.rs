@@ -75,7 +75,7 @@ impl Assets {
             .collect()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of(files: &[(&str, &[u8])]) -> Self {
         let files = files.iter().map(|(n, d)| ((*n).to_owned(), Arc::from(*d)));
         Self {

@@ -26,6 +26,8 @@ mod desk;
 mod dhcp;
 mod error;
 mod facts;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod house;
 mod http;
 mod lease;

@@ -95,7 +95,7 @@ impl Default for Options {
 pub(crate) struct Clock(Instant);
 
 impl Clock {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self(Instant::now())
     }
 

@@ -235,7 +235,7 @@ impl Executor {
             return;
         };
         let (shared, done) = (Arc::clone(&self.shared), self.done.clone());
-        tokio::task::spawn_local(async move {
+        tokio::spawn(async move {
             let well = sanitize::run(shared, unit, wipe, unrestricted).await;
             if !answered {
                 // The session may be gone by now.

@@ -36,6 +36,8 @@ mod driver;
 pub mod error;
 mod exec;
 pub mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod gate;
 pub mod initiator;
 pub mod keys;

@@ -42,7 +42,7 @@ fn windows_setup_probe() {
     let standard = bench.good(&inquiry(None, 36));
     assert_eq!(
         standard,
-        b"\0\0\x06\x12\x5B\0\0\x02REVEILLEVirtual disk    1   "
+        b"\0\0\x06\x12\x5B\x08\0\x02REVEILLEVirtual disk    1   "
     );
     assert_eq!(
         bench.good(&cdb12(0xA0, 0, 0, 4096)),

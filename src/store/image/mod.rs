@@ -17,6 +17,8 @@
 //! [`ImageId`]: super::ImageId
 
 pub mod export;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod import;
 mod ingest;
 pub mod inspect;

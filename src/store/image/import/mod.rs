@@ -129,6 +129,12 @@ pub fn open(path: &Path, format: Format) -> Result<Box<dyn Source>> {
     }
 }
 
+/// The check of a qcow2 file's mapping, for fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn qcow2_mapping(len: u64, read: &mut qcow2_check::Read<'_>) -> Result<u64> {
+    qcow2_check::check(len, read)
+}
+
 /// An open file to import with what it was like at the start.
 #[derive(Debug)]
 pub(super) struct Input {

@@ -1,0 +1,503 @@
+//! Writes the seeds: `tools/fuzz/run --seeds`. Each is a conversation or file that reaches deep at once: logins
+//! of real initiators (from their profiles), what broke other targets, whole boots, small good files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use reveille::iscsi::initiator::offer::{Client, Next, Offer};
+use reveille::iscsi::initiator::profiles::{PROFILES, Profile};
+use reveille::iscsi::login::{Access, Event, Login, Options, Output};
+
+/// What one target gets.
+struct Place(PathBuf);
+
+impl Place {
+    fn put(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.0.join(name), bytes).expect("the directory of the seeds can be written");
+    }
+}
+
+pub(crate) fn run(_: &[u8]) {
+    let top = std::env::var_os("REVEILLE_SEEDS")
+        .expect("REVEILLE_SEEDS names the directory of the seeds");
+    let place = |target: &str| {
+        let dir = Path::new(&top).join(target);
+        fs::create_dir_all(&dir).expect("the directory of the seeds can be made");
+        Place(dir)
+    };
+    logins(&place("login"));
+    login_abuse(&place("login"));
+    clients(&place("client"));
+    texts(&place("text"));
+    pdus(&place("pdu"));
+    scsi(&place("scsi"));
+    connections(&place("connection"));
+    boots(&place("dhcp"));
+    transfers(&place("tftp"));
+    for (name, target) in [
+        ("who", "/boot"),
+        ("boot", "/boot?mac=52:54:00:77:00:01&arch=bios"),
+        ("stranger", "/boot?mac=52-54-00-77-00-09&arch=efi-x86_64"),
+        ("loader", "/loader/ipxe.efi"),
+        ("ready", "/ready?mac=525400770001"),
+        ("escape", "/loader/..%2f..%2fetc%2fpasswd"),
+        ("odd", "/boot?mac=%00&mac=%ff&arch=%0aexit"),
+    ] {
+        place("http").put(name, &[&[2], target.as_bytes()].concat());
+    }
+    for (name, kind, text) in [
+        ("range", 0, "node[001-100]!node[010-019],r[1-4]n[1-24/4]"),
+        ("group", 0, "@all&@few^n2"),
+        ("huge", 0, "a[0-999999999999999999]"),
+        ("product", 0, "a[1-99]b[1-99]c[1-99]"),
+        ("mac", 1, "52:54:00:12:34:56"),
+        ("cisco", 1, "5254.0012.3456"),
+        ("label", 2, "rack3-n04.lab"),
+    ] {
+        place("names").put(name, &[&[kind], text.as_bytes()].concat());
+    }
+    disks(&place("disk"));
+    stores(&place("store"));
+}
+
+/// A login request of the target `login`: flags, then texts.
+fn request(flags: u8, texts: &[&str]) -> Vec<u8> {
+    let mut out = vec![flags, u8::try_from(texts.len()).expect("few keys")];
+    for text in texts {
+        match *text {
+            "NAMES" => out.push(0xfe),
+            "RIGHT" => out.push(0xf0),
+            "MUTUAL" => out.push(0xf7),
+            text => {
+                out.extend_from_slice(&[0xe0, u8::try_from(text.len()).expect("a short text")]);
+                out.extend_from_slice(text.as_bytes());
+            }
+        }
+    }
+    out
+}
+
+fn operational(profile: &Profile) -> Vec<String> {
+    let keys = profile.keys.iter();
+    keys.map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+fn logins(place: &Place) {
+    for profile in PROFILES {
+        let keys = operational(profile);
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let name = profile.name.to_lowercase();
+        let early = if profile.transit_always { 0x81 } else { 0 };
+        let open = if profile.security_always {
+            [
+                request(0x81, &["NAMES", "AuthMethod=None"]),
+                request(0x87, &keys),
+            ]
+            .concat()
+        } else {
+            request(0x87, &[&["NAMES"], keys.as_slice()].concat())
+        };
+        place.put(&name, &[&[0x80, 0], open.as_slice()].concat());
+        let algorithms = format!("CHAP_A={}", profile.chap_algorithms);
+        let method = format!("AuthMethod={}", profile.auth_method);
+        for (kind, knows, proof) in [
+            ("chap", 0x81, "RIGHT"),
+            ("mutual", 0x82, "MUTUAL"),
+            ("wrong", 1, "RIGHT"),
+        ] {
+            let chap = [
+                vec![knows, 3],
+                request(early, &["NAMES", &method]),
+                request(early, &[&algorithms]),
+                request(0x81, &[proof]),
+                request(0x87, &keys),
+            ];
+            place.put(&format!("{name}-{kind}"), &chap.concat());
+        }
+    }
+}
+
+fn login_abuse(place: &Place) {
+    let long = "k".repeat(64) + "=1";
+    let texts = [
+        "novalue",
+        "=x",
+        "X-a=1\0X-a=1",
+        "MaxBurstLength=0",
+        "MaxBurstLength=-1",
+        "MaxBurstLength=4294967808",
+        "MaxBurstLength=0x",
+        "MaxBurstLength=1e3",
+        "MaxBurstLength= 512",
+        "SendTargets=All",
+        "TargetAddress=1.2.3.4",
+        "InitiatorName=iqn.a/../../etc",
+        &long,
+    ];
+    for (number, text) in texts.iter().enumerate() {
+        let bytes = [vec![0x80, 0], request(0x87, &["NAMES", text])].concat();
+        place.put(&format!("text-{number:02}"), &bytes);
+    }
+    // Stages that are not there, jumps over CHAP, pieces without an end.
+    for flags in [0x82, 0x8c, 0x8f, 0x83, 0x85, 0x87, 0x84, 0xc1, 0x40] {
+        let one = request(flags, &["NAMES", "AuthMethod=CHAP"]);
+        place.put(
+            &format!("stage-{flags:02x}"),
+            &[vec![1, 0], one.repeat(3)].concat(),
+        );
+    }
+    let begin = [vec![1, 0], request(0, &["NAMES", "AuthMethod=CHAP"])].concat();
+    let response = "CHAP_R=0x00112233445566778899aabbccddeeff";
+    for (number, texts) in [
+        vec![response],
+        vec!["CHAP_N=node1", response],
+        vec!["CHAP_A=56"],
+        vec!["CHAP_A="],
+        vec!["CHAP_A=999"],
+        vec!["CHAP_A=5", "CHAP_N=node1", response],
+        vec!["CHAP_A=5", "CHAP_A=7"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let next = request(0x81, texts);
+        place.put(
+            &format!("chap-{number}"),
+            &[begin.clone(), next.clone(), next].concat(),
+        );
+    }
+}
+
+/// What our own target answers to each initiator.
+fn clients(place: &Place) {
+    for (number, profile) in PROFILES.iter().enumerate() {
+        let mut login = Login::new(Options {
+            portal_group: 1,
+            first_stat_sn: 0,
+            entropy: [7; 64],
+            accepted: Instant::now(),
+        });
+        let mut offer = Offer::new("iqn.a:node1", "iqn.a:target");
+        offer.profile = **profile;
+        let mut client = Client::new(offer);
+        let (mut bhs, mut data) = client.start();
+        let mut seed = vec![u8::try_from(number).expect("few")];
+        'login: loop {
+            login.apply(Event::Request(&bhs, &data));
+            while let Some(output) = login.poll() {
+                match output {
+                    Output::Ask(_) => login.apply(Event::Access(Access::Allow {
+                        chap: None,
+                        mutual: None,
+                    })),
+                    Output::Enter(_) => login.apply(Event::Entered { tsih: 1 }),
+                    Output::Send(answer, text) => {
+                        let len = u16::try_from(text.len()).expect("a short answer");
+                        seed.extend_from_slice(&[u8::from(answer.u16_at(14) != 0), answer.flags()]);
+                        seed.extend_from_slice(&len.to_le_bytes());
+                        seed.extend_from_slice(&text);
+                        match client.answer(&answer, &text) {
+                            Ok(Next::Send(next, more)) => (bhs, data) = (next, more),
+                            _ => break 'login,
+                        }
+                    }
+                    Output::Finished | Output::Close(_) => {}
+                }
+            }
+        }
+        place.put(&profile.name.to_lowercase(), &seed);
+    }
+}
+
+fn texts(place: &Place) {
+    for profile in PROFILES {
+        let text = operational(profile).join("\0");
+        place.put(
+            &profile.name.to_lowercase(),
+            &[&[0], text.as_bytes()].concat(),
+        );
+    }
+    place.put("hex", b"\x01\x400x00112233445566778899aabbccddeeff");
+    place.put("base64", b"\x01\x400bAAECAwQFBgcICQoLDA0ODw==");
+    place.put("iqn", b"\x02iqn.2010-04.ORG.ipxe:node1");
+    place.put("targets", b"\x03\x01\x80\x00\x10SendTargets=All\0");
+    place.put(
+        "pieces",
+        b"\x03\x01\x40\x00\x05SendT\x80\x01\x0bargets=All\0\x80\x01\0",
+    );
+    place.put("number", b"\x040x0fffFFFF");
+    place.put("list", b"\x045,6,7,8");
+}
+
+fn pdus(place: &Place) {
+    let raw = |rules: u8, bytes: &[u8]| [&[rules], &[0; 8][..], bytes].concat();
+    place.put("tls", &raw(4, &[0x16, 3, 1, 2, 0, 1]));
+    place.put("http", &raw(4, b"GET / HTTP/1.1\r\n\r\n"));
+    let mut login = [0; 48];
+    (login[0], login[5], login[6], login[7]) = (0x43, 0xff, 0xff, 0xff);
+    place.put("long", &raw(4, &login));
+    (login[4], login[5], login[6], login[7]) = (0xff, 0, 0, 0);
+    place.put("ahs", &raw(4, &login));
+    place.put("short", &raw(0xc0, &login[..47]));
+    // PDUs to be encoded: header, words of AHS, length.
+    for rules in 0..4_u8 {
+        let mut bytes = raw(0xc8 | rules, &[0, 0]);
+        for (opcode, ahs, len) in [(1_u8, 0_u8, 5000_u16), (5, 0, 9000), (0, 3, 7), (1, 2, 0)] {
+            let mut bhs = [0; 48];
+            bhs[0] = opcode;
+            bytes.extend_from_slice(&bhs);
+            bytes.push(ahs);
+            bytes.extend_from_slice(&len.to_le_bytes());
+        }
+        place.put(&format!("digests-{rules}"), &bytes);
+    }
+}
+
+fn scsi(place: &Place) {
+    // Write, read, write the same, compare and write, unmap; position of the opcode in the target's list.
+    let known = |at: u8, lba: u8, count: u8, fill: u8| [9, at, 0, lba, count, fill].to_vec();
+    let blocks = [
+        known(14, 3, 4, 7),
+        known(13, 3, 4, 0),
+        known(20, 0, 9, 1),
+        known(28, 0, 1, 1),
+    ];
+    place.put(
+        "blocks",
+        &[
+            vec![0],
+            blocks.concat(),
+            [9, 21, 0, 0, 24, 0, 3, 2].to_vec(),
+        ]
+        .concat(),
+    );
+    // REGISTER, RESERVE, PREEMPT by another, RELEASE, and what they tell.
+    let out = |nexus: u8, action: u8, kind: u8, own: u8, key: u8| {
+        [nexus << 4 | 4, kind << 5 | action, own | key << 2].to_vec()
+    };
+    let turns = [
+        out(0, 0, 0, 0, 1),
+        out(1, 0, 0, 0, 2),
+        out(0, 1, 0, 1, 0),
+        vec![0x17],
+        known(14, 0, 1, 1),
+        vec![0x19, 14, 0, 0, 1, 1],
+        out(1, 5, 1, 2, 1),
+        vec![7],
+        out(1, 2, 1, 2, 0),
+        out(1, 3, 0, 2, 0),
+        vec![7],
+    ];
+    place.put("reservations", &[vec![0], turns.concat()].concat());
+    let all = [
+        out(0, 0, 0, 0, 1),
+        out(1, 6, 0, 0, 2),
+        out(1, 1, 4, 2, 0),
+        out(0, 4, 5, 1, 0),
+        vec![7],
+    ];
+    place.put("all-registrants", &[vec![0], all.concat()].concat());
+    let lists: Vec<u8> = (0..=255).flat_map(|opcode| [3, opcode, 0]).collect();
+    place.put("opcodes", &[vec![0], lists].concat());
+    let tell: Vec<Vec<u8>> = [
+        (4, 0x83, 255),
+        (8, 0x3f, 255),
+        (24, 0x3f, 255),
+        (36, 0, 255),
+        (37, 0, 255),
+    ]
+    .iter()
+    .map(|(at, page, len)| known(*at, *page, *len, 0))
+    .collect();
+    place.put("identity", &[vec![1], tell.concat()].concat());
+}
+
+fn connections(place: &Place) {
+    // Setup: flags, sizes. A command: 0, tag, shape, lba, count. An answer to an R2T: 5, which, twist.
+    let start = |flags: u8| vec![flags, 0x45];
+    let command = |tag: u8, shape: u8, lba: u8, count: u8| [0, tag, shape, lba, count].to_vec();
+    let answer = |twist: u8| [5, 0, twist].to_vec();
+    let read = [command(1, 0, 2, 20), command(2, 0, 0, 63)];
+    place.put("reads", &[start(2), read.concat()].concat());
+    let write = [
+        command(1, 3, 2, 40),
+        answer(0x10),
+        answer(0x30),
+        answer(0x10),
+        answer(0x10),
+    ];
+    place.put("write", &[start(3), write.concat()].concat());
+    let early = [
+        command(1, 0xc3, 2, 40),
+        [8, 1, 0, 8, 0].to_vec(),
+        [8, 1, 0, 8, 1].to_vec(),
+        answer(0x10),
+    ];
+    place.put("unsolicited", &[start(2), early.concat()].concat());
+    let abort = [
+        command(1, 3, 2, 40),
+        [9, 0, 1, 1].to_vec(),
+        answer(0x10),
+        command(1, 0, 0, 1),
+    ];
+    place.put("abort", &[start(3), abort.concat()].concat());
+    let held = [
+        command(1, 0, 2, 8),
+        [9, 0, 2, 0].to_vec(),
+        vec![12],
+        vec![0x5f],
+        command(1, 0, 2, 8),
+    ];
+    place.put("abort-running", &[start(0xe3), held.concat()].concat());
+    let others = [
+        vec![10, 0, 4, 1, 2, 3, 4],
+        vec![10, 1, 0],
+        vec![10, 0x43, 0],
+        vec![10, 0x42, 0],
+    ];
+    place.put("others", &[start(3), others.concat()].concat());
+    let ordered = [
+        command(0x41, 0, 0, 1),
+        command(0x22, 3, 0, 2),
+        command(3, 0, 0, 1),
+        answer(0x10),
+    ];
+    place.put("ordered", &[start(0x63), ordered.concat()].concat());
+    place.put(
+        "discovery",
+        &[start(0x0c), vec![10, 1, 16], b"SendTargets=All\0".to_vec()].concat(),
+    );
+}
+
+fn boots(place: &Place) {
+    // A message: 4, who, kind, class, more. Kinds 0 and 1 are DISCOVER and REQUEST.
+    let message = |who: u8, kind: u8, class: u8| [4, who, kind, class, 0].to_vec();
+    for (name, class) in [("pxe", 0x08), ("http", 0x09), ("ipxe", 0x0c), ("os", 0x03)] {
+        for (mode, config) in [("server", 0), ("proxy", 1)] {
+            let turns = [
+                message(1, 0, class),
+                message(1, 1, class | 0x10),
+                vec![0x0a],
+                message(9, 0, class),
+            ];
+            place.put(
+                &format!("{name}-{mode}"),
+                &[vec![config], turns.concat(), vec![0x4a]].concat(),
+            );
+        }
+    }
+    let fight = [
+        message(5, 0, 3),
+        message(5, 1, 0x13),
+        message(6, 0, 3),
+        message(0x86, 1, 0x13),
+        message(5, 4, 3),
+        vec![0, 0xff, 0xff],
+        message(7, 0, 3),
+        message(7, 1, 0x13),
+        message(5, 5, 3),
+    ];
+    place.put("leases", &[vec![0], fight.concat()].concat());
+}
+
+fn transfers(place: &Place) {
+    let request = |options: &str| format!("\0\x01ipxe.efi\0octet\0{options}").into_bytes();
+    for (name, options) in [
+        ("plain", ""),
+        ("sized", "tsize\00\0blksize\01456\0"),
+        ("window", "blksize\08\0windowsize\04\0timeout\02\0"),
+    ] {
+        let bytes = request(options);
+        let len = u8::try_from(bytes.len()).expect("a short request");
+        let acks = vec![0; 40];
+        place.put(
+            name,
+            &[vec![0xd0, 7, len], bytes, vec![5, 0, 0], acks].concat(),
+        );
+    }
+}
+
+fn disks(place: &Place) {
+    let tables = |mends: u8, sectors: &[(u8, u16, &[u8])]| {
+        let mut out = [vec![0], 4096_u32.to_le_bytes().to_vec(), vec![0, mends]].concat();
+        for (place, at, bytes) in sectors {
+            out.push(*place);
+            out.extend_from_slice(&at.to_le_bytes());
+            out.push(u8::try_from(bytes.len()).expect("a short run"));
+            out.extend_from_slice(bytes);
+        }
+        out
+    };
+    let entry = [0x80, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 4, 0, 0];
+    place.put("mbr", &tables(1, &[(0, 446, &entry)]));
+    let extended = [0, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 64, 0, 0, 0];
+    place.put(
+        "logical",
+        &tables(1, &[(0, 446, &extended), (8, 446, &entry)]),
+    );
+    let mut header = [0; 68];
+    (header[0], header[8], header[48], header[56], header[60]) = (1, 0xff, 2, 4, 128);
+    place.put(
+        "gpt",
+        &tables(7, &[(0, 440, b"disk"), (1, 24, &header), (2, 0, &entry)]),
+    );
+    let qcow2 = small_qcow2();
+    place.put("qcow2", &[&[2, 0, 0], qcow2.as_slice()].concat());
+    place.put("qcow2-file", &[&[3, 0], qcow2.as_slice()].concat());
+    place.put("raw-file", &[vec![3, 0], vec![7; 1024]].concat());
+    place.put(
+        "gzip-file",
+        &[&[3, 0, 0x1f, 0x8b, 8][..], &[0; 600]].concat(),
+    );
+}
+
+/// A qcow2 file of version 2 with clusters of 512 bytes: header, L1, L2, refcounts, one cluster of data.
+fn small_qcow2() -> Vec<u8> {
+    let mut file = vec![0; 6 * 512];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb\0\0\0\x02");
+    put(20, &9_u32.to_be_bytes());
+    put(24, &(16_u64 << 10).to_be_bytes());
+    put(36, &1_u32.to_be_bytes());
+    put(40, &512_u64.to_be_bytes());
+    put(48, &1536_u64.to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(512, &(1 << 63 | 1024_u64).to_be_bytes());
+    put(1024, &(1 << 63 | 2560_u64).to_be_bytes());
+    put(1536, &2048_u64.to_be_bytes());
+    for cluster in 0..6 {
+        put(2048 + 2 * cluster, &1_u16.to_be_bytes());
+    }
+    put(2560, &[0x55; 512]);
+    file
+}
+
+fn stores(place: &Place) {
+    place.put(
+        "manifest",
+        &[&[1, 70, 0, 0, 0, 0, 0, 0][..], &[0xff; 8], &[3; 8]].concat(),
+    );
+    // A layer is born, blocks are present and zero, one is reset; in journal, checkpoint and soft log.
+    let born = [2, 1, 1, 1, 0xff, 0];
+    let present = [3, 1, 1, 0, 0, 9, 0];
+    let zero = [4, 1, 1, 3, 0, 1, 0];
+    let frame = [&born[..], &present, &zero, &[5, 2, 2]].concat();
+    for (name, logs) in [
+        ("journal", vec![0x04]),
+        ("chain", vec![0x05, 0x04, 0x08]),
+        ("soft", vec![0x04, 0x06]),
+        ("torn", vec![0x44]),
+        ("last", vec![0x3c, 0x3d]),
+    ] {
+        let mut bytes = vec![2];
+        for what in logs {
+            bytes.extend_from_slice(&[what, 1]);
+            bytes.extend_from_slice(&frame);
+            if what & 0x40 != 0 {
+                bytes.extend_from_slice(&[40, 0, 9]);
+            }
+        }
+        place.put(name, &bytes);
+    }
+}
