@@ -603,7 +603,7 @@ fn every_task_management_function_and_response_has_its_row() {
         "Task management responses",
         &responses.collect(),
     ));
-    let source = read("src/iscsi/connection.rs");
+    let source = read("src/iscsi/connection/leave.rs");
     let events = source
         .split("put_u8(36, ")
         .skip(1)
