@@ -415,7 +415,11 @@ fn unit() -> LogicalUnit {
         naa: [0x60; 16],
         target_name: "iqn.2026-11.internal.reveille:n1".into(),
         write_back: true,
-        traits: Traits::default(),
+        // So that all that can be served is.
+        traits: Traits {
+            sanitize: true,
+            ..Traits::default()
+        },
         lun: 0,
         luns: vec![0],
     });
