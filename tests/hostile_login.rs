@@ -136,7 +136,7 @@ fn long_and_countless_keys_are_refused_within_bounds() {
         let mut raw = scene.stranger();
         let text = format!("{}{text}", names("n1"));
         let (bhs, answer) = raw.say(OPERATIONAL, text.as_bytes()).unwrap();
-        assert_eq!(bhs.u16_at(36), wanted, "{:.80}", text);
+        assert_eq!(bhs.u16_at(36), wanted, "{text:.80}");
         assert!(answer.len() <= limits::TEXT_CHAIN_MAX);
     }
     // 10,000 keys in as many requests as it takes: the chain, the keys and the requests have their bounds.
