@@ -265,7 +265,7 @@ fn logouts_are_answered_and_nothing_lands_after_them() {
     scene.check();
 }
 
-/// Row 29 (that such a peer is dropped in the end is shown with a virtual clock).
+/// Row 29. That such a peer is dropped after a minute (`SEND_STALL`) is not waited for here.
 #[test]
 fn peers_that_never_read_hold_no_more_than_their_share() {
     let mut scene = Scene::new();
