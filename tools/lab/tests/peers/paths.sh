@@ -20,7 +20,7 @@ begin)
     [ "$(ls /dev/mapper | grep -c "^3")" = 1 ] || fail "not one map: $(ls /dev/mapper)"
     ok multipath -ll
     echo "$map" >/tmp/map
-    busy "/dev/mapper/$map" 16
+    busy "/dev/mapper/$map" 8
     before_a=$(requests $A) before_b=$(requests $B)
     still_busy 300
     [ "$(requests $A)" -gt "$before_a" ] && [ "$(requests $B)" -gt "$before_b" ] || fail "one way is not used"

@@ -6,7 +6,7 @@ busy)
     settings 'node.conn[0].timeo.noop_out_interval=5' 'node.conn[0].timeo.noop_out_timeout=5' \
         node.session.timeo.replacement_timeout=120
     daemon; record $A; login $A
-    busy "/dev/$(disk $A)" 16
+    busy "/dev/$(disk $A)" 8
     # Long enough for several pings beside the load.
     end=$((SECONDS + 25))
     while [ $SECONDS -lt $end ]; do still_busy 300; done

@@ -2,7 +2,7 @@
 case $STEP in
 begin)
     clean; settings; daemon; record $A; login $A
-    busy "/dev/$(disk $A)" 16
+    busy "/dev/$(disk $A)" 8
     still_busy 300
     ;;
 gone)
