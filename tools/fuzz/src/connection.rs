@@ -151,32 +151,13 @@ impl Rig {
         let mut bhs = Bhs::new(op::SCSI_COMMAND | if tag & 0x40 != 0 { 0x40 } else { 0 });
         let itt = u32::from(tag & 0x1f);
         bhs.put_u32(16, itt);
-        let sectors = u32::from(count & 0x3f);
         let (opcode, way) = match shape & 7 {
             0..=2 => (0x28, 0x40),
             3..=5 => (0x2a, 0x20),
             6 => ([0x12, 0x35, 0x00, 0x5e][usize::from(count >> 6)], 0x40),
             _ => ([0x89, 0x42, 0x5f, 0x93][usize::from(count >> 6)], 0x20),
         };
-        bhs.put_u8(32, opcode);
-        match opcode {
-            0x28 | 0x2a => {
-                bhs.put_u32(34, u32::from(lba));
-                bhs.put_u8(40, count & 0x3f);
-            }
-            0x89 => (bhs.put_u8(41, lba), bhs.put_u8(45, count & 7)).0,
-            0x93 => (bhs.put_u8(41, lba), bhs.put_u8(45, count & 0x3f)).0,
-            0x12 => bhs.put_u8(36, lba),
-            0x5f => bhs.put_u8(40, 24),
-            _ => bhs.put_u8(40, lba),
-        }
-        let natural = match opcode {
-            0x28 | 0x2a => sectors * 512,
-            0x89 => u32::from(count & 7) * 1024,
-            0x93 => 512,
-            0x5f => 24,
-            _ => u32::from(lba),
-        };
+        let natural = fill(&mut bhs, opcode, lba, count);
         let edtl = match shape >> 3 & 7 {
             0..=4 => natural,
             5 => natural / 2,
@@ -628,4 +609,28 @@ fn numbered(bhs: &Bhs) -> bool {
         bhs.opcode(),
         op::SCSI_COMMAND | op::TASK_MANAGEMENT | op::NOP_OUT | op::TEXT | op::LOGOUT
     )
+}
+
+/// The command block of `opcode`; how many bytes it moves.
+fn fill(bhs: &mut Bhs, opcode: u8, lba: u8, count: u8) -> u32 {
+    let sectors = u32::from(count & 0x3f);
+    bhs.put_u8(32, opcode);
+    match opcode {
+        0x28 | 0x2a => {
+            bhs.put_u32(34, u32::from(lba));
+            bhs.put_u8(40, count & 0x3f);
+        }
+        0x89 => (bhs.put_u8(41, lba), bhs.put_u8(45, count & 7)).0,
+        0x93 => (bhs.put_u8(41, lba), bhs.put_u8(45, count & 0x3f)).0,
+        0x12 => bhs.put_u8(36, lba),
+        0x5f => bhs.put_u8(40, 24),
+        _ => bhs.put_u8(40, lba),
+    }
+    match opcode {
+        0x28 | 0x2a => sectors * 512,
+        0x89 => u32::from(count & 7) * 1024,
+        0x93 => 512,
+        0x5f => 24,
+        _ => u32::from(lba),
+    }
 }
