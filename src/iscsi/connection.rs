@@ -582,6 +582,10 @@ impl Connection {
     }
 
     fn poll_closing(&mut self) -> Option<Output> {
+        if matches!(self.state, State::Closed) {
+            // A task that goes on behind the end may ask for data; nobody is asked any more.
+            return None;
+        }
         if let Some(queued) = self.urgent.pop_front() {
             return Some(Output::Send(self.stamp(queued)));
         }

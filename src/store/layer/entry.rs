@@ -12,6 +12,10 @@ use crate::units::{BLOCK_BYTES, ByteRange};
 /// Version of all formats of the layers. 2 has redo records; files of 1 are read as they are.
 pub(super) const VERSION: u8 = 2;
 
+/// Largest number of a generation that a log or a file name may hold: counting on from it never overflows, and
+/// no store gets there by counting.
+pub(super) const GENERATION_MAX: u64 = 1 << 62;
+
 const PAD: u8 = 0;
 const HEADER: u8 = 1;
 const LAYER: u8 = 2;
@@ -281,6 +285,10 @@ fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
     take(bytes).map(u64::from_le_bytes)
 }
 
+fn take_generation(bytes: &mut &[u8]) -> Option<u64> {
+    take_u64(bytes).filter(|generation| *generation <= GENERATION_MAX)
+}
+
 impl Iterator for Entries<'_> {
     type Item = Result<Entry, ()>;
 
@@ -308,7 +316,7 @@ fn decode(bytes: &mut &[u8]) -> Option<Entry> {
             return Some(Entry::Header(Header {
                 version,
                 boot: take(bytes)?,
-                generation_next: take_u64(bytes)?,
+                generation_next: take_generation(bytes)?,
                 previous_end: take_u64(bytes)?,
                 previous_crc: take_u32(bytes)?,
             }));
@@ -321,7 +329,7 @@ fn decode(bytes: &mut &[u8]) -> Option<Entry> {
         _ => {}
     }
     let layer = LayerId(take_u32(bytes)?);
-    let generation = take_u64(bytes)?;
+    let generation = take_generation(bytes)?;
     let state = match kind {
         ZERO | ZERO_MAP => BlockState::Zero,
         _ => BlockState::Present,

@@ -157,7 +157,7 @@ impl Rig {
             6 => ([0x12, 0x35, 0x00, 0x5e][usize::from(count >> 6)], 0x40),
             _ => ([0x89, 0x42, 0x5f, 0x93][usize::from(count >> 6)], 0x20),
         };
-        let natural = fill_cdb(&mut bhs, opcode, lba, count);
+        let natural = fill(&mut bhs, opcode, lba, count);
         let edtl = match shape >> 3 & 7 {
             0..=4 => natural,
             5 => natural / 2,
@@ -611,8 +611,9 @@ fn numbered(bhs: &Bhs) -> bool {
     )
 }
 
-/// Puts the command block in; gives the bytes that it moves by itself.
-fn fill_cdb(bhs: &mut Bhs, opcode: u8, lba: u8, count: u8) -> u32 {
+/// The command block of `opcode`; how many bytes it moves.
+fn fill(bhs: &mut Bhs, opcode: u8, lba: u8, count: u8) -> u32 {
+    let sectors = u32::from(count & 0x3f);
     bhs.put_u8(32, opcode);
     match opcode {
         0x28 | 0x2a => {
@@ -626,7 +627,7 @@ fn fill_cdb(bhs: &mut Bhs, opcode: u8, lba: u8, count: u8) -> u32 {
         _ => bhs.put_u8(40, lba),
     }
     match opcode {
-        0x28 | 0x2a => u32::from(count & 0x3f) * 512,
+        0x28 | 0x2a => sectors * 512,
         0x89 => u32::from(count & 7) * 1024,
         0x93 => 512,
         0x5f => 24,

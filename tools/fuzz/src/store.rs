@@ -255,18 +255,31 @@ fn open_twice(disk: MemoryDisk) {
         ..Options::default()
     };
     let open = || LayerStore::open_with(Arc::new(disk.clone()), BOOT, options());
+    show(&disk);
     let Ok((store, first)) = open() else { return };
     drop(store);
+    show(&disk);
     match open() {
         Ok((_, second)) => {
+            if crate::is_replay() {
+                eprintln!("first {first:?}\nsecond {second:?}");
+            }
             assert_eq!(first.layers, second.layers, "layers came or went");
-            let name = |report: &[(_, String)]| -> Vec<_> { report.iter().map(|d| d.0).collect() };
-            assert_eq!(
-                name(&first.damaged),
-                name(&second.damaged),
-                "damage that is forgotten"
-            );
+            // More may be told the second time: a history that uses a generation twice, which ours never do.
+            let again = |(layer, _): &(_, String)| second.damaged.iter().any(|(l, _)| l == layer);
+            assert!(first.damaged.iter().all(again), "damage that is forgotten");
         }
         Err(error) => panic!("it was opened once and not again: {error}"),
+    }
+}
+
+/// What a replay prints: the files, as they are before and after the first start.
+fn show(disk: &MemoryDisk) {
+    if crate::is_replay() {
+        for (path, bytes) in disk.parts().0 {
+            let mut all = vec![0; bytes.len().min(400) as usize];
+            bytes.read(0, &mut all);
+            eprintln!("{path}: {} bytes {all:02x?}", bytes.len());
+        }
     }
 }

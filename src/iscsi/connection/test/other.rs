@@ -448,6 +448,23 @@ fn nothing_is_said_after_the_end() {
     assert!(!peer.conn.has_queued() && peer.conn.poll_queued().is_none());
 }
 
+/// Found by the fuzz target `connection`: memory that came too late led to an R2T behind the end.
+#[test]
+fn memory_that_comes_behind_the_end_asks_for_no_data() {
+    let mut peer = Peer::new();
+    peer.hold_memory = true;
+    peer.write(1, 0, 8, 4096, &[]);
+    for _ in 0..=limits::REJECTS_PER_MINUTE {
+        let mut bhs = Bhs::new(op::SNACK);
+        bhs.put_u32(16, 2);
+        peer.send_raw(&bhs, &[]);
+    }
+    assert_eq!(peer.closed, Some(Why::Protocol("too many rejected PDUs")));
+    peer.inbox.clear();
+    peer.grant_all();
+    peer.silent();
+}
+
 #[test]
 fn a_command_with_a_broken_data_digest_was_never_received() {
     let mut peer = Peer::new();
