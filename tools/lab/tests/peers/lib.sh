@@ -43,6 +43,7 @@ no_session() { [ -z "$(ls /sys/class/iscsi_session 2>/dev/null)" ]; }
 
 # Everything as after a start: no load, no mounts, no maps, no sessions, no daemons, no records.
 clean() {
+    with_udev
     touch /tmp/stop
     pkill -9 -x 'fio|dd|sg_dd'
     umount -l /mnt 2>/dev/null
@@ -67,6 +68,16 @@ clean() {
     udevadm settle --timeout=60
     dmesg -C
 }
+
+# Without udev nobody else reads the disks: the dozen programs it runs for each take ten seconds on an
+# emulated processor, hear unit attentions that were meant for the check, and see disks go away.
+no_udevd() { ! pidof systemd-udevd; }
+without_udev() {
+    udevadm settle --timeout=120
+    pkill -x systemd-udevd
+    within 20 no_udevd
+}
+with_udev() { pidof systemd-udevd >/dev/null || quiet /lib/systemd/systemd-udevd --daemon; }
 
 # settings [KEY=VALUE...]: what new records are made with. CHAP with the node's own secret.
 settings() {

@@ -3,11 +3,7 @@ clean; settings; daemon; record $A; record $B
 login $A
 wwid=$(wwid $A)
 logout $A
-# Without udev: the dozen programs it runs for each disk take ten seconds on an emulated processor, and
-# those that still read when the session ends would leave errors that are nobody's fault.
-no_udevd() { ! pidof systemd-udevd; }
-udevadm settle --timeout=60
-pkill -x systemd-udevd; within 20 no_udevd
+without_udev
 disks() { ls /sys/class/iscsi_session/session*/device/target*/*:*/block 2>/dev/null | grep '^sd'; }
 has_disks() { [ "$(disks | wc -l)" = "$1" ]; }
 for round in $(seq 1 $ROUNDS); do
@@ -25,7 +21,7 @@ for round in $(seq 1 $ROUNDS); do
     quiet iscsiadm -m node -T "$TARGET" --logout
     within 30 no_session
 done
-/lib/systemd/systemd-udevd --daemon
+with_udev
 no_io_errors
 echo "$ROUNDS rounds"
 

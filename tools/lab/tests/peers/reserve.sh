@@ -49,6 +49,7 @@ matrix 8 24 24 0 0
 shows 'no registered reservation keys' pr --in --read-keys $E
 
 echo "== preempt"
+without_udev
 for action in --preempt --preempt-abort; do
     quiet pr --out --register --param-sark=$MINE $D
     quiet pr --out --register-ignore --param-sark=$OTHER $E
@@ -79,6 +80,7 @@ within 30 writes $D
 shuts_out() { local code=0; writes "$1" || code=$?; [ $code = 24 ]; }
 shuts_out $E || fail "a lost connection opened the disk"
 # The holder logs out. Linux names a new port at each login: that one has no rights.
+with_udev
 logout $A
 heard $E
 shows "$MINE" pr --in --read-reservation $E
