@@ -164,5 +164,7 @@ fn pings_tell_a_stopped_head_and_a_taken_disk_is_an_error(bench: &mut Bench) -> 
     told?;
     bench.step(&node, PINGS, "again")?;
     bench.head.run(&["node", "rm", &node.name, "--force"])?;
-    bench.step(&node, PINGS, "taken").map(drop)
+    let told = bench.step(&node, PINGS, "taken")?;
+    println!("  {}", told.lines().last().unwrap_or_default());
+    Ok(())
 }
