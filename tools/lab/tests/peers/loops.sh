@@ -35,14 +35,18 @@ printf '%-512s' "$mark" | dd of="/dev/$(disk $A)" bs=512 oflag=direct conv=notru
 dd if="/dev/$(disk $B)" bs=512 count=1 iflag=direct 2>/dev/null | grep -q "$mark" || fail "the ways differ"
 
 # iscsid dies; the sessions live on in the kernel, a new iscsid takes them over, and both go on.
+# Local addresses of open connections to port 3260 (0CBCh).
+connections() { awk '$3 ~ /:0CBC$/ && $4 == "01" { print $2 }' /proc/net/tcp; }
+before=$(connections)
+[ "$(echo "$before" | wc -l)" = 2 ] || fail "not two connections"
 pkill -9 -x iscsid; within 20 no_iscsid
 dd if="/dev/$(disk $A)" bs=512 count=1 iflag=direct 2>/dev/null | grep -q "$mark" || fail "the disk hangs on iscsid"
 daemon
 taken_over() { [ "$(iscsiadm -m session | grep -c "$TARGET")" = 2 ]; }
 within 60 taken_over
 within 60 dd if="/dev/$(disk $B)" of=/dev/null bs=512 count=1 iflag=direct
-# It takes a session over by logging in again from the same port: reinstatement, one after the other.
-reinstated() { [ "$(dmesg | grep -c 'detected conn error')" -ge 2 ]; }
+# It takes a session over by logging in again from the same port: reinstatement. Each has a new connection then.
+reinstated() { [ "$(connections | wc -l)" = 2 ] && [ -z "$(connections | grep -Fx "$before")" ]; }
 within 90 reinstated
 all_in() { [ "$(cat /sys/class/iscsi_session/session*/state | sort -u)" = LOGGED_IN ]; }
 within 60 all_in
