@@ -366,6 +366,8 @@ fn hostile_target(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let secured = offer.mutual.is_some() && offer.chap.is_some();
     let mut client = Client::new(offer);
     let (mut asked, _) = client.start();
+    let mut wanted = Vec::new();
+    let mut proven = false;
     for _ in 0..3 * limits::LOGIN_PDUS_MAX {
         let how: u8 = u.arbitrary()?;
         let mut answer = Bhs::new(op::LOGIN_RESPONSE);
@@ -380,13 +382,21 @@ fn hostile_target(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         let len = usize::from(u.arbitrary::<u16>()? % 9000).min(u.len());
         let data = u.bytes(len)?.to_vec();
         answer.set_data_len(u32::try_from(data.len()).unwrap_or(0));
+        let said = parse(&data, usize::MAX).unwrap_or_default();
+        let response = said.iter().find(|pair| pair.key == "CHAP_R");
+        let response = response.and_then(|pair| decode(&pair.value, 64));
+        proven |= response.is_some_and(|response| wanted.contains(&response));
         match client.answer(&answer, &data) {
             Ok(Next::Send(next, data)) => {
                 assert!(data.len() <= limits::TEXT_CHAIN_MAX);
+                wanted.extend(proofs(&data));
                 asked = next;
             }
             Ok(Next::Done(done)) => {
-                assert!(!secured, "a target that proved nothing was believed");
+                assert!(
+                    proven || !secured,
+                    "a target that proved nothing was believed"
+                );
                 assert!((512..1 << 24).contains(&done.agreed.target_mrdsl));
                 return Ok(());
             }
@@ -397,4 +407,18 @@ fn hostile_target(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         }
     }
     panic!("a login that does not end");
+}
+
+/// The answers that prove the target, to the challenge in one of our initiator's requests.
+fn proofs(text: &[u8]) -> Vec<Vec<u8>> {
+    let pairs = parse(text, usize::MAX).unwrap_or_default();
+    let get = |key: &str| pairs.iter().find(|pair| pair.key == key);
+    let (Some(i), Some(c)) = (get("CHAP_I"), get("CHAP_C")) else {
+        return Vec::new();
+    };
+    let identifier = i.value.parse().expect("our own identifier");
+    let challenge = decode(&c.value, 1024).expect("our own challenge");
+    [Algorithm::Md5, Algorithm::Sha256]
+        .map(|algorithm| algorithm.response(identifier, PROOF, &challenge))
+        .to_vec()
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use reveille::iscsi::initiator::offer::{Client, Next, Offer};
 use reveille::iscsi::initiator::profiles::{PROFILES, Profile};
-use reveille::iscsi::login::{Access, Event, Login, Options, Output};
+use reveille::iscsi::login::{Access, Credentials, Event, Login, Options, Output};
 
 /// What one target gets.
 struct Place(PathBuf);
@@ -148,6 +148,14 @@ fn login_abuse(place: &Place) {
         );
     }
     let begin = [vec![1, 0], request(0, &["NAMES", "AuthMethod=CHAP"])].concat();
+    // Requests without a key in the middle of CHAP, with T and without, as iPXE may send them.
+    let pauses = [
+        request(0, &["CHAP_A=5"]),
+        request(0, &[]),
+        request(0x81, &[]),
+        request(0x81, &["RIGHT"]),
+    ];
+    place.put("chap-pauses", &[begin.clone(), pauses.concat()].concat());
     let response = "CHAP_R=0x00112233445566778899aabbccddeeff";
     for (number, texts) in [
         vec![response],
@@ -169,44 +177,62 @@ fn login_abuse(place: &Place) {
     }
 }
 
-/// What our own target answers to each initiator.
+/// What our own target answers to each initiator: without CHAP, with it, and with both sides proving themselves.
 fn clients(place: &Place) {
     for (number, profile) in PROFILES.iter().enumerate() {
-        let mut login = Login::new(Options {
-            portal_group: 1,
-            first_stat_sn: 0,
-            entropy: [7; 64],
-            accepted: Instant::now(),
-        });
-        let mut offer = Offer::new("iqn.a:node1", "iqn.a:target");
-        offer.profile = **profile;
-        let mut client = Client::new(offer);
-        let (mut bhs, mut data) = client.start();
-        let mut seed = vec![u8::try_from(number).expect("few")];
-        'login: loop {
-            login.apply(Event::Request(&bhs, &data));
-            while let Some(output) = login.poll() {
-                match output {
-                    Output::Ask(_) => login.apply(Event::Access(Access::Allow {
-                        chap: None,
-                        mutual: None,
-                    })),
-                    Output::Enter(_) => login.apply(Event::Entered { tsih: 1 }),
-                    Output::Send(answer, text) => {
-                        let len = u16::try_from(text.len()).expect("a short answer");
-                        seed.extend_from_slice(&[u8::from(answer.u16_at(14) != 0), answer.flags()]);
-                        seed.extend_from_slice(&len.to_le_bytes());
-                        seed.extend_from_slice(&text);
-                        match client.answer(&answer, &text) {
-                            Ok(Next::Send(next, more)) => (bhs, data) = (next, more),
-                            _ => break 'login,
-                        }
+        for (kind, bits) in [("", 0), ("-chap", 8), ("-mutual", 24)] {
+            let first = u8::try_from(number).expect("few") | bits;
+            let seed = answers(profile, first);
+            place.put(&format!("{}{kind}", profile.name.to_lowercase()), &seed);
+        }
+    }
+}
+
+fn credentials(user: &str, secret: &[u8]) -> Credentials {
+    Credentials {
+        user: user.into(),
+        secret: secret.into(),
+    }
+}
+
+fn answers(profile: &Profile, first: u8) -> Vec<u8> {
+    let ours = (first & 8 != 0).then(|| credentials("node1", b"sixteen-letters!"));
+    let mutual = (first & 16 != 0).then(|| credentials("head", b"other-sixteen-ls"));
+    let mut login = Login::new(Options {
+        portal_group: 1,
+        first_stat_sn: 0,
+        entropy: [7; 64],
+        accepted: Instant::now(),
+    });
+    let mut offer = Offer::new("iqn.a:node1", "iqn.a:target");
+    offer.profile = *profile;
+    offer.chap.clone_from(&ours);
+    offer.mutual.clone_from(&mutual);
+    let mut client = Client::new(offer);
+    let (mut bhs, mut data) = client.start();
+    let mut seed = vec![first];
+    loop {
+        login.apply(Event::Request(&bhs, &data));
+        while let Some(output) = login.poll() {
+            match output {
+                Output::Ask(_) => login.apply(Event::Access(Access::Allow {
+                    chap: ours.clone(),
+                    mutual: mutual.clone(),
+                })),
+                Output::Enter(_) => login.apply(Event::Entered { tsih: 1 }),
+                Output::Send(answer, text) => {
+                    let len = u16::try_from(text.len()).expect("a short answer");
+                    seed.extend_from_slice(&[u8::from(answer.u16_at(14) != 0), answer.flags()]);
+                    seed.extend_from_slice(&len.to_le_bytes());
+                    seed.extend_from_slice(&text);
+                    match client.answer(&answer, &text) {
+                        Ok(Next::Send(next, more)) => (bhs, data) = (next, more),
+                        _ => return seed,
                     }
-                    Output::Finished | Output::Close(_) => {}
                 }
+                Output::Finished | Output::Close(_) => {}
             }
         }
-        place.put(&profile.name.to_lowercase(), &seed);
     }
 }
 
@@ -410,11 +436,12 @@ fn transfers(place: &Place) {
     ] {
         let bytes = request(options);
         let len = u8::try_from(bytes.len()).expect("a short request");
-        let acks = vec![0; 40];
-        place.put(
-            name,
-            &[vec![0xd0, 7, len], bytes, vec![5, 0, 0], acks].concat(),
-        );
+        // A file of 2,000 bytes, and one of two whole blocks.
+        for (kind, size) in [("", [0xd0, 7]), ("-whole", [0x20, 0x80])] {
+            let acks = [5, 0, 0].into_iter().chain([0; 40]);
+            let seed = size.into_iter().chain([len]).chain(bytes.clone()).chain(acks);
+            place.put(&format!("{name}{kind}"), &seed.collect::<Vec<u8>>());
+        }
     }
 }
 
