@@ -20,9 +20,10 @@ use super::listener::Ends;
 use super::server::Clock;
 use super::service::{Port, Service, Settings};
 use super::tftp::{Ended, Message, Transfer};
-use super::{DhcpMode, Moment};
+use super::{Auth, DhcpMode, Moment};
 use crate::catalog::{
-    Binding, BootMode, ImageRef, LayerMode, LoaderPolicy, NodeRecord, PendingRecord, Secret,
+    Binding, BootMode, DiskTraits, ImageRef, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
+    Secret,
 };
 use crate::events::Bus;
 use crate::head::{Admission, Gate, HeadError};
@@ -76,6 +77,8 @@ fn node(number: u8) -> NodeRecord {
         },
         power: None,
         secret: Secret(secret(number)),
+        head_secret: Secret(format!("head-secret-to-{number:02}")),
+        disk: DiskTraits::default(),
         disk_uuid: format!("00000000-0000-0000-0000-00000000000{number}"),
         added: UnixMillis(0),
     }
@@ -110,6 +113,8 @@ impl House for Table {
             mode: LayerMode::Ephemeral,
             boot,
             at: UnixMillis(0),
+            began: None,
+            reservations: None,
         }))
     }
 
@@ -150,7 +155,7 @@ impl Rig {
             tftp,
             iqn_prefix: "iqn.2026-11.internal.reveille".into(),
             portal: SocketAddr::from(([0, 0, 0, 0], 3260)),
-            auth: true,
+            auth: Auth::Mutual,
             own: vec![HEAD],
         };
         let files: [(&str, &[u8]); 2] = [("undionly.kpxe", b"bios"), ("ipxe.efi", b"efi")];
