@@ -439,7 +439,11 @@ fn transfers(place: &Place) {
         // A file of 2,000 bytes, and one of two whole blocks.
         for (kind, size) in [("", [0xd0, 7]), ("-whole", [0x20, 0x80])] {
             let acks = [5, 0, 0].into_iter().chain([0; 40]);
-            let seed = size.into_iter().chain([len]).chain(bytes.clone()).chain(acks);
+            let seed = size
+                .into_iter()
+                .chain([len])
+                .chain(bytes.clone())
+                .chain(acks);
             place.put(&format!("{name}{kind}"), &seed.collect::<Vec<u8>>());
         }
     }
