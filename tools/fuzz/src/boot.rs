@@ -285,16 +285,20 @@ pub(crate) fn tftp(input: &[u8]) {
     let _ = transfer(&mut u);
 }
 
-fn transfer(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
-    let (size, len): (u16, u8) = (u.arbitrary()?, u.arbitrary()?);
-    // Half of the sizes lie near a block's end.
+/// Half of the sizes lie near a block's end.
+fn file_of(size: u16) -> Arc<[u8]> {
     let size = match size {
         0x8000.. => (size >> 4 & 0x3f) * 512 + (size & 0x0f),
         size => size,
     };
-    let file: Arc<[u8]> = (0..u32::from(size))
+    (0..u32::from(size))
         .map(|n| (n * 7 + n / 256) as u8)
-        .collect();
+        .collect()
+}
+
+fn transfer(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+    let (size, len): (u16, u8) = (u.arbitrary()?, u.arbitrary()?);
+    let file = file_of(size);
     let request = u.bytes(usize::from(len).min(u.len()))?;
     let mut now = Duration::from_secs(5);
     let Some(mut transfer) = Tftp::begin(request, Arc::clone(&file), now) else {
