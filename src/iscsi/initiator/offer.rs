@@ -4,7 +4,7 @@
 use crate::iscsi::chap::{Algorithm, decode, hex};
 use crate::iscsi::keys::{Builder, Chain, Pair, number, parse};
 use crate::iscsi::login::Credentials;
-use crate::iscsi::params::{Key, Negotiated, Phase, find, status};
+use crate::iscsi::params::{Key, Negotiated, Phase, Rule, find, status};
 use crate::iscsi::pdu::{Bhs, op};
 use crate::limits::{LOGIN_KEYS_MAX, LOGIN_PDUS_MAX, TEXT_CHAIN_MAX};
 
@@ -397,6 +397,13 @@ impl Client {
             };
             let short = || number(value).and_then(|n| u16::try_from(n).ok());
             let bad = || protocol(format!("{key}={value} is no answer"));
+            if let Rule::DeclareNumber(low, high)
+            | Rule::Min(low, high, _)
+            | Rule::Max(low, high, _) = row.rule
+                && !number(value).is_some_and(|n| (low..=high).contains(&n))
+            {
+                return Err(bad());
+            }
             match row.key {
                 Key::HeaderDigest => agreed.header_digest = value == "CRC32C",
                 Key::DataDigest => agreed.data_digest = value == "CRC32C",
@@ -462,4 +469,47 @@ fn redirect(pairs: &[Pair]) -> Result<Next, Error> {
 
 fn protocol(context: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, context)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn login(text: &str) -> Result<Next, Error> {
+        let mut client = Client::new(Offer::new("iqn.a:node1", "iqn.a:target"));
+        let (asked, _) = client.start();
+        let mut answer = Bhs::new(op::LOGIN_RESPONSE);
+        answer.put_u8(1, 0x87);
+        answer.0[8..14].copy_from_slice(&asked.0[8..14]);
+        answer.put_u16(14, 1);
+        answer.put_u32(16, ITT);
+        answer.put_sequence(7, asked.cmd_sn(), asked.cmd_sn());
+        client.answer(
+            &answer,
+            format!("TargetPortalGroupTag=1\0{text}\0").as_bytes(),
+        )
+    }
+
+    /// Found by the fuzz target `client`: a target that takes segments of no byte was believed.
+    #[test]
+    fn numbers_out_of_their_range_are_no_answer() {
+        assert!(matches!(
+            login("MaxRecvDataSegmentLength=512"),
+            Ok(Next::Done(_))
+        ));
+        for text in [
+            "MaxRecvDataSegmentLength=0",
+            "MaxRecvDataSegmentLength=511",
+            "MaxRecvDataSegmentLength=16777216",
+            "MaxBurstLength=0",
+            "FirstBurstLength=16777216",
+            "MaxOutstandingR2T=0",
+        ] {
+            assert_eq!(
+                login(text).unwrap_err().kind(),
+                ErrorKind::Protocol,
+                "{text}"
+            );
+        }
+    }
 }

@@ -352,7 +352,12 @@ fn transfer(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             file.len()
         );
     }
-    // Whatever it was told, silence ends it.
+    silence_ends(&mut transfer, now);
+    Ok(())
+}
+
+/// Whatever it was told, a client that falls silent is given up.
+fn silence_ends(transfer: &mut Tftp, mut now: Duration) {
     for _ in 0..4 * (limits::TFTP_RETRIES + 1) {
         while transfer.poll(now).is_some() {}
         now = transfer.tick(now).max(now) + Duration::from_millis(1);
@@ -362,7 +367,6 @@ fn transfer(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         transfer.ended().is_some(),
         "a silent client is never given up"
     );
-    Ok(())
 }
 
 /// The block size in an OACK.

@@ -368,13 +368,15 @@ fn hostile_target(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let (mut asked, _) = client.start();
     let mut wanted = Vec::new();
     let mut proven = false;
-    for _ in 0..3 * limits::LOGIN_PDUS_MAX {
+    for turn in 0..3 * limits::LOGIN_PDUS_MAX {
         let how: u8 = u.arbitrary()?;
         let mut answer = Bhs::new(op::LOGIN_RESPONSE);
         answer.put_u8(1, u.arbitrary()?);
         answer.0[8..14].copy_from_slice(&asked.0[8..14]);
         answer.put_u32(16, asked.itt());
         answer.put_u16(14, u16::from(how & 1));
+        // StatSN counts up, ExpCmdSN stays: else no initiator looks any further.
+        answer.put_sequence(turn, asked.cmd_sn(), asked.cmd_sn());
         if how & 2 != 0 {
             let (at, byte): (u8, u8) = (u.arbitrary()?, u.arbitrary()?);
             answer.put_u8(usize::from(at % 48), byte);
@@ -397,7 +399,11 @@ fn hostile_target(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
                     proven || !secured,
                     "a target that proved nothing was believed"
                 );
-                assert!((512..1 << 24).contains(&done.agreed.target_mrdsl));
+                let agreed = &done.agreed;
+                assert!((512..1 << 24).contains(&agreed.target_mrdsl));
+                assert!(
+                    (512..1 << 24).contains(&agreed.max_burst) && agreed.max_outstanding_r2t > 0
+                );
                 return Ok(());
             }
             Ok(Next::Redirect(_)) | Err(_) => return Ok(()),

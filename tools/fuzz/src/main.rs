@@ -64,6 +64,12 @@ static TARGETS: &[Target] = &[
 fn chosen() -> &'static Target {
     static CHOSEN: OnceLock<&'static Target> = OnceLock::new();
     CHOSEN.get_or_init(|| {
+        // To tell what is wrong takes memory of its own.
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let _ = HEAP.set_limit(usize::MAX);
+            tell(info);
+        }));
         let name = std::env::var("REVEILLE_FUZZ").unwrap_or_default();
         let names: Vec<_> = TARGETS.iter().map(|t| t.name).collect();
         let found = TARGETS.iter().find(|t| t.name == name);
