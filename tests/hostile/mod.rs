@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reveille::iscsi::frame::Encoder;
 use reveille::iscsi::initiator::Initiator;
@@ -211,12 +211,22 @@ impl Raw {
 
     /// `window` bytes of receive buffer: a peer that takes little.
     pub fn with_window(portal: SocketAddr, source: Ipv4Addr, window: Option<usize>) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-        if let Some(bytes) = window {
-            socket.set_recv_buffer_size(bytes).unwrap();
-        }
-        socket.connect(&portal.into()).unwrap();
+        let start = Instant::now();
+        let socket = loop {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+            if let Some(bytes) = window {
+                socket.set_recv_buffer_size(bytes).unwrap();
+            }
+            match socket.connect(&portal.into()) {
+                Ok(()) => break socket,
+                // The head may turn a connection away before `connect` has returned; initiators try again.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    assert!(start.elapsed() < PATIENCE, "every connection is reset");
+                }
+                Err(error) => panic!("{source} does not reach {portal}: {error}"),
+            }
+        };
         socket.set_tcp_nodelay(true).unwrap();
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -364,12 +364,16 @@ enum Link {
     Unreadable,
 }
 
-// What a journal says about the one before it. A journal is in use once it holds a frame beyond its header,
-// or something was made after it.
+// What a journal says about the one before it. A journal is in use once it holds a frame or an entry beyond its
+// header, or something was made after it.
 fn link(bytes: &[u8], found: &Found, epoch: u32) -> Result<Link> {
-    let read = replay(bytes, Role::Journal, epoch, Some(0), None, &mut |_| {})?;
+    let mut says = false;
+    let read = replay(bytes, Role::Journal, epoch, Some(0), None, &mut |entry| {
+        says |= !matches!(entry, Entry::Header(_));
+    })?;
     let later = found.journals.last().is_some_and(|last| *last > epoch);
-    let used = read.frames > 1
+    let used = says
+        || read.frames > 1
         || !read.behind.is_empty()
         || later
         || found.checkpoints.range(epoch..).next().is_some();

@@ -16,7 +16,9 @@ use reveille::iscsi::params::Negotiated;
 use reveille::iscsi::pdu::{Bhs, RESERVED_TAG, op};
 use reveille::limits;
 use reveille::names::Iqn;
-use reveille::scsi::{BlockOp, LogicalUnit, NexusId, Outcome, Reply, Step, absent_lun};
+use reveille::scsi::{
+    BlockOp, LogicalUnit, NexusId, Outcome, Reply, Saving, Step, Traits, absent_lun,
+};
 use reveille::store::{Buffer, Payload};
 
 use crate::scsi::{BLOCKS, config};
@@ -87,7 +89,7 @@ fn script(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         luns: vec![0],
         talkative: flags & 0x10 != 0,
     };
-    let mut unit = LogicalUnit::new(config(false));
+    let mut unit = LogicalUnit::new(config(Traits::default()));
     unit.attach(NEXUS, "iqn.a,i,0x000000000001");
     let mut rig = Rig {
         model: Model::new(negotiated, options.cmd_sn, options.stat_sn),
@@ -433,8 +435,9 @@ impl Rig {
                 let lun = (what & 8 == 0).then_some(0);
                 let ticket = self.tickets;
                 self.model.clear(ticket, lun);
-                self.conn
-                    .apply(Event::ClearedByOther { lun, ticket }, self.now);
+                let tell = self.unit.tells_aborts();
+                let cleared = Event::ClearedByOther { lun, tell, ticket };
+                self.conn.apply(cleared, self.now);
             }
             5 => {
                 if let Some((number, management)) = self.managed.pop_front() {
@@ -442,7 +445,8 @@ impl Rig {
                 }
             }
             6 => self.conn.shrink(),
-            _ => {}
+            _ if what & 8 == 0 => self.conn.apply(Event::Stay, self.now),
+            _ => self.conn.apply(Event::Finish, self.now),
         }
     }
 
@@ -491,7 +495,10 @@ impl Rig {
             Output::DataReady(task, _) => {
                 let (cdb, data) = (self.conn.cdb(task).to_vec(), self.conn.data(task).to_vec());
                 self.model.check_data(&data);
-                let step = self.unit.data_out(NEXUS, &cdb, &data);
+                let step = match self.unit.data_out(NEXUS, &cdb, &data) {
+                    Step::Save(_) => Step::Reply(self.unit.saved(Saving::Done)),
+                    step => step,
+                };
                 self.conn.apply(Event::Step(task, step), self.now);
             }
             Output::WantData(task, bytes) => {
@@ -550,7 +557,10 @@ impl Rig {
         let (buffer, len) = data.as_ref().unwrap_or(&empty);
         let needs = matches!(
             op,
-            BlockOp::Write { .. } | BlockOp::OrWrite { .. } | BlockOp::WriteCompare { .. }
+            BlockOp::Write { .. }
+                | BlockOp::WriteAtomic { .. }
+                | BlockOp::OrWrite { .. }
+                | BlockOp::WriteCompare { .. }
         );
         if gone && needs && data.is_none() {
             self.conn
@@ -560,6 +570,9 @@ impl Rig {
         self.model.check_data(&buffer[..*len]);
         let (outcome, bytes) = self.volume.run(&op, &buffer[..*len]);
         let read = matches!(outcome, Outcome::Data { .. });
+        if matches!(op, BlockOp::Sanitize { .. }) {
+            self.unit.sanitize_ended(true);
+        }
         let reply = self.unit.done(NEXUS, self.conn.cdb(task), outcome);
         if let BlockOp::Read(range) = op {
             self.model.will_read(range.offset(), &bytes);
@@ -585,8 +598,12 @@ impl Rig {
         self.tickets += 1;
         let ticket = self.tickets;
         self.model.clear(ticket, None);
-        self.conn
-            .apply(Event::ClearedByOther { lun: None, ticket }, self.now);
+        let cleared = Event::ClearedByOther {
+            lun: None,
+            tell: false,
+            ticket,
+        };
+        self.conn.apply(cleared, self.now);
         self.pump();
         while !self.runs.is_empty() || !self.managed.is_empty() {
             self.run_some(0);

@@ -14,18 +14,20 @@ use reveille::iscsi::params::{TABLE, status};
 use reveille::iscsi::pdu::{Bhs, op};
 use reveille::limits;
 
-use crate::text::check_agreed;
+use crate::text::{ALGORITHMS, DIGESTS, algorithms, check_agreed, taken};
 
 const USER: &str = "node1";
 const SECRET: &[u8] = b"sixteen-letters!";
 const PROOF: &[u8] = b"other-sixteen-ls";
 /// What the model says when it does not know the secret.
 const WRONG: &[u8] = b"not-the-secret!!";
+/// The model's own challenge, when it wants a proof of the target: identifier and value.
+const COUNTER: (u8, [u8; 16]) = (1, *b"prove it to me!!");
 const NAMES: [&str; 2] = [
     "InitiatorName=iqn.2010-04.org.ipxe:node1\0TargetName=iqn.2026-11.t:node1\0",
     "InitiatorName=iqn.a\0SessionType=Discovery\0",
 ];
-const VALUES: [&str; 24] = [
+const VALUES: [&str; 28] = [
     "None",
     "CHAP",
     "CHAP,None",
@@ -50,6 +52,10 @@ const VALUES: [&str; 24] = [
     "iqn.a",
     "node1",
     "Reject",
+    "6",
+    "8",
+    "8,7,6,5",
+    "5,6,7,8",
 ];
 
 fn credentials(user: &str, secret: &[u8]) -> Credentials {
@@ -84,6 +90,10 @@ fn access(policy: u8) -> Access {
 struct Peer {
     knows: bool,
     access: Access,
+    /// Digests of CHAP, the most wanted first.
+    wanted: [Algorithm; 4],
+    /// The last list of them that was offered.
+    algorithms: String,
     /// Algorithm, identifier, challenge: once the target has asked.
     challenge: Option<(Algorithm, u8, Vec<u8>)>,
     /// It sent the right response to that challenge, with the right name, in a whole request.
@@ -109,6 +119,8 @@ fn converse(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let mut peer = Peer {
         knows: config & 0x80 != 0,
         access: access(config & 0x3f),
+        wanted: ALGORITHMS,
+        algorithms: String::new(),
         challenge: None,
         proven: false,
         proof_in_text: false,
@@ -119,6 +131,8 @@ fn converse(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         closed: false,
         entered: false,
     };
+    let (policy, wanted) = algorithms(u.arbitrary()?);
+    peer.wanted = wanted;
     let mut login = Login::new(Options {
         portal_group: 1,
         first_stat_sn: u32::MAX - u32::from(seed & 3),
@@ -126,6 +140,8 @@ fn converse(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             seed.wrapping_mul(31)
                 .wrapping_add((n as u8).wrapping_mul(7))
         }),
+        algorithms: policy,
+        digests: DIGESTS[usize::from(seed >> 2) % DIGESTS.len()],
         accepted: Instant::now(),
     });
     for _ in 0..2 * limits::LOGIN_PDUS_MAX {
@@ -208,10 +224,11 @@ fn respond(peer: &mut Peer, how: u8) -> String {
     if how == 0 || how == 7 {
         peer.proof_in_text = peer.knows;
     }
-    let mutual = if how == 7 {
-        "CHAP_I=1\0CHAP_C=0x0102030405060708\0"
-    } else {
-        ""
+    let mutual = match (how, COUNTER) {
+        (7, (identifier, challenge)) => {
+            format!("CHAP_I={identifier}\0CHAP_C={}\0", hex(&challenge))
+        }
+        _ => String::new(),
     };
     format!("CHAP_N={user}\0CHAP_R={}\0{mutual}", hex(&other))
 }
@@ -222,7 +239,12 @@ fn feed(login: &mut Login, peer: &mut Peer, bhs: &Bhs, data: &[u8]) {
     if !more {
         let text = std::mem::take(&mut peer.text);
         if let Ok(pairs) = parse(&text, usize::MAX) {
-            peer.offered.extend(pairs.into_iter().map(|p| p.key));
+            for pair in pairs {
+                if pair.key == "CHAP_A" {
+                    peer.algorithms = pair.value;
+                }
+                peer.offered.insert(pair.key);
+            }
         }
         peer.proven |= std::mem::take(&mut peer.proof_in_text);
     }
@@ -329,11 +351,10 @@ fn hear(peer: &mut Peer, key: &str, value: &str) {
     match key {
         "CHAP_A" => {
             assert!(peer.challenge.is_none(), "a second challenge");
-            let algorithm = if value == "7" {
-                Algorithm::Sha256
-            } else {
-                Algorithm::Md5
-            };
+            let algorithm = value.parse().ok().and_then(Algorithm::of);
+            let algorithm = algorithm.expect("a digest of the table");
+            let expected = taken(peer.wanted, &peer.algorithms);
+            assert_eq!(expected, Some(algorithm), "a digest against the policy");
             peer.challenge = Some((algorithm, 0, Vec::new()));
         }
         "CHAP_I" => {
@@ -346,7 +367,17 @@ fn hear(peer: &mut Peer, key: &str, value: &str) {
                 challenge.2 = decode(value, 1024).expect("a challenge");
             }
         }
-        "CHAP_R" => assert!(peer.proven, "we proved ourselves to a stranger"),
+        "CHAP_R" => {
+            assert!(peer.proven, "we proved ourselves to a stranger");
+            let (algorithm, ..) = peer.challenge.as_ref().expect("a challenge came first");
+            let (identifier, challenge) = COUNTER;
+            let proof = algorithm.response(identifier, PROOF, &challenge);
+            assert_eq!(
+                decode(value, 64),
+                Some(proof),
+                "a proof that proves nothing"
+            );
+        }
         _ => {}
     }
 }
@@ -424,7 +455,7 @@ fn proofs(text: &[u8]) -> Vec<Vec<u8>> {
     };
     let identifier = i.value.parse().expect("our own identifier");
     let challenge = decode(&c.value, 1024).expect("our own challenge");
-    [Algorithm::Md5, Algorithm::Sha256]
+    ALGORITHMS
         .map(|algorithm| algorithm.response(identifier, PROOF, &challenge))
         .to_vec()
 }

@@ -70,10 +70,6 @@ fn check(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
 }
 
 /// PDUs that keep the rules, or that had a byte changed (then nobody knows what must be found).
-#[expect(
-    clippy::type_complexity,
-    reason = "two things that belong together, once"
-)]
 fn encoded(
     u: &mut Unstructured<'_>,
     encoder: &Encoder,

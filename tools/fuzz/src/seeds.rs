@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use reveille::iscsi::chap::Algorithms;
 use reveille::iscsi::initiator::offer::{Client, Next, Offer};
 use reveille::iscsi::initiator::profiles::{PROFILES, Profile};
 use reveille::iscsi::login::{Access, Credentials, Event, Login, Options, Output};
+use reveille::iscsi::params::Digests;
 
 /// What one target gets.
 struct Place(PathBuf);
@@ -98,7 +100,7 @@ fn logins(place: &Place) {
         } else {
             request(0x87, &[&["NAMES"], keys.as_slice()].concat())
         };
-        place.put(&name, &[&[0x80, 0], open.as_slice()].concat());
+        place.put(&name, &[&[0x80, 0, 0], open.as_slice()].concat());
         let algorithms = format!("CHAP_A={}", profile.chap_algorithms);
         let method = format!("AuthMethod={}", profile.auth_method);
         for (kind, knows, proof) in [
@@ -107,13 +109,15 @@ fn logins(place: &Place) {
             ("wrong", 1, "RIGHT"),
         ] {
             let chap = [
-                vec![knows, 3],
+                vec![knows, 3, 0],
                 request(early, &["NAMES", &method]),
                 request(early, &[&algorithms]),
                 request(0x81, &[proof]),
                 request(0x87, &keys),
             ];
             place.put(&format!("{name}-{kind}"), &chap.concat());
+            let policy = [vec![knows, 3, 0xe5], chap[1..].concat()].concat();
+            place.put(&format!("{name}-{kind}-policy"), &policy);
         }
     }
 }
@@ -136,7 +140,7 @@ fn login_abuse(place: &Place) {
         &long,
     ];
     for (number, text) in texts.iter().enumerate() {
-        let bytes = [vec![0x80, 0], request(0x87, &["NAMES", text])].concat();
+        let bytes = [vec![0x80, 0, 0], request(0x87, &["NAMES", text])].concat();
         place.put(&format!("text-{number:02}"), &bytes);
     }
     // Stages that are not there, jumps over CHAP, pieces without an end.
@@ -144,10 +148,10 @@ fn login_abuse(place: &Place) {
         let one = request(flags, &["NAMES", "AuthMethod=CHAP"]);
         place.put(
             &format!("stage-{flags:02x}"),
-            &[vec![1, 0], one.repeat(3)].concat(),
+            &[vec![1, 0, 0], one.repeat(3)].concat(),
         );
     }
-    let begin = [vec![1, 0], request(0, &["NAMES", "AuthMethod=CHAP"])].concat();
+    let begin = [vec![1, 0, 0], request(0, &["NAMES", "AuthMethod=CHAP"])].concat();
     // Requests without a key in the middle of CHAP, with T and without, as iPXE may send them.
     let pauses = [
         request(0, &["CHAP_A=5"]),
@@ -202,6 +206,8 @@ fn answers(profile: &Profile, first: u8) -> Vec<u8> {
         portal_group: 1,
         first_stat_sn: 0,
         entropy: [7; 64],
+        algorithms: Algorithms::default(),
+        digests: Digests::default(),
         accepted: Instant::now(),
     });
     let mut offer = Offer::new("iqn.a:node1", "iqn.a:target");
@@ -244,6 +250,10 @@ fn texts(place: &Place) {
             &[&[0], text.as_bytes()].concat(),
         );
     }
+    for (kind, policy) in [("offered", 0), ("none", 5), ("crc32c", 10)] {
+        let text = b"HeaderDigest=CRC32C,None\0DataDigest=None,CRC32C\0";
+        place.put(&format!("digests-{kind}"), &[&[policy], &text[..]].concat());
+    }
     place.put("hex", b"\x01\x400x00112233445566778899aabbccddeeff");
     place.put("base64", b"\x01\x400bAAECAwQFBgcICQoLDA0ODw==");
     place.put("iqn", b"\x02iqn.2010-04.ORG.ipxe:node1");
@@ -254,6 +264,7 @@ fn texts(place: &Place) {
     );
     place.put("number", b"\x040x0fffFFFF");
     place.put("list", b"\x045,6,7,8");
+    place.put("list-by-policy", b"\xeb8,5,7,6");
 }
 
 fn pdus(place: &Place) {
@@ -282,7 +293,7 @@ fn pdus(place: &Place) {
 
 fn scsi(place: &Place) {
     // Write, read, write the same, compare and write, unmap; position of the opcode in the target's list.
-    let known = |at: u8, lba: u8, count: u8, fill: u8| [9, at, 0, lba, count, fill].to_vec();
+    let known = |at: u8, lba: u8, count: u8, fill: u8| [11, at, 0, lba, count, fill].to_vec();
     let blocks = [
         known(14, 3, 4, 7),
         known(13, 3, 4, 0),
@@ -294,7 +305,7 @@ fn scsi(place: &Place) {
         &[
             vec![0],
             blocks.concat(),
-            [9, 21, 0, 0, 24, 0, 3, 2].to_vec(),
+            [11, 21, 0, 0, 24, 0, 3, 2].to_vec(),
         ]
         .concat(),
     );
@@ -308,7 +319,7 @@ fn scsi(place: &Place) {
         out(0, 1, 0, 1, 0),
         vec![0x17],
         known(14, 0, 1, 1),
-        vec![0x19, 14, 0, 0, 1, 1],
+        vec![0x1b, 14, 0, 0, 1, 1],
         out(1, 5, 1, 2, 1),
         vec![7],
         out(1, 2, 1, 2, 0),
@@ -316,6 +327,30 @@ fn scsi(place: &Place) {
         vec![7],
     ];
     place.put("reservations", &[vec![0], turns.concat()].concat());
+    // Registered for good, with a write of it that fails first; a restart; moved to another port.
+    let lasting = [
+        vec![0xd4, 0, 4 | 0x10],
+        out(0, 0, 0, 0, 0x11),
+        out(0, 1, 0, 1, 0),
+        vec![9],
+        vec![7],
+        out(0, 7, 0, 1, 0x12),
+        vec![9],
+        vec![7],
+    ];
+    place.put("lasting", &[vec![0], lasting.concat()].concat());
+    // A SANITIZE that fails, and the way out; one that is well. Copies within the disk.
+    let sanitize = [
+        vec![0xdb, 41, 0x21, 0, 0, 0],
+        vec![0xb, 41, 0x02, 0, 0, 0],
+        known(14, 0, 1, 1),
+        vec![0xb, 41, 0x20, 8, 0, 2],
+        known(13, 0, 1, 0),
+        [11, 42, 0, 1, 2, 0, 1, 0, 9, 4, 9, 8].to_vec(),
+        known(43, 1, 12, 0),
+        known(40, 3, 4, 7),
+    ];
+    place.put("sanitize", &[vec![0], sanitize.concat()].concat());
     let all = [
         out(0, 0, 0, 0, 1),
         out(1, 6, 0, 0, 2),
@@ -431,8 +466,8 @@ fn transfers(place: &Place) {
     let request = |options: &str| format!("\0\x01ipxe.efi\0octet\0{options}").into_bytes();
     for (name, options) in [
         ("plain", ""),
-        ("sized", "tsize\00\0blksize\01456\0"),
-        ("window", "blksize\08\0windowsize\04\0timeout\02\0"),
+        ("sized", "tsize\x000\0blksize\x001456\0"),
+        ("window", "blksize\x008\0windowsize\x004\0timeout\x002\0"),
     ] {
         let bytes = request(options);
         let len = u8::try_from(bytes.len()).expect("a short request");

@@ -60,7 +60,7 @@ fn built_manifest(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         });
     }
     if let Some(last) = groups.last_mut()
-        && chunks % 64 != 0
+        && !chunks.is_multiple_of(64)
     {
         *last &= (1 << (chunks % 64)) - 1;
     }
@@ -191,12 +191,15 @@ fn entry(u: &mut Unstructured<'_>, out: &mut Vec<u8>) -> arbitrary::Result<()> {
     Ok(())
 }
 
+/// Where a journal ends, and the checksum of its last frame.
+type End = (u64, u32);
+
 /// A directory of logs: the store opens it or says why not, and what it opened it opens again.
 fn layers(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let mut files = BTreeMap::new();
     let mut before = (0, 0);
     // What each journal says about the one before it, and how each really ends.
-    let mut links: BTreeMap<u32, ((u64, u32), (u64, u32))> = BTreeMap::new();
+    let mut links: BTreeMap<u32, (End, End)> = BTreeMap::new();
     for _ in 0..5 {
         if u.is_empty() {
             break;
@@ -248,7 +251,7 @@ fn layers(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         files.insert(format!("layers/{name}.{epoch}"), sparse);
     }
     let dirs = ["layers", "layers/data"].map(str::to_owned);
-    let honest = |(epoch, (said, _)): (&u32, &((u64, u32), _))| {
+    let honest = |(epoch, (said, _)): (&u32, &(End, End))| {
         let older = epoch.checked_sub(1).and_then(|e| links.get(&e));
         older.is_none_or(|(_, end)| end == said)
     };

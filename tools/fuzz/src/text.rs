@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use arbitrary::Unstructured;
-use reveille::iscsi::chap::{Algorithm, decode, hex};
+use reveille::iscsi::chap::{Algorithm, Algorithms, decode, hex};
 use reveille::iscsi::keys::{Builder, Pair, number, parse, quote};
-use reveille::iscsi::params::{Negotiated, Negotiation, Phase, Rule, SessionType, find};
+use reveille::iscsi::params::{Digests, Negotiated, Negotiation, Phase, Rule, SessionType, find};
 use reveille::iscsi::pdu::{Bhs, RESERVED_TAG, op};
 use reveille::iscsi::text::{Found, Step, Text};
 use reveille::limits;
@@ -17,23 +17,53 @@ pub(crate) fn run(input: &[u8]) {
         return;
     };
     match choice % 5 {
-        0 => negotiation(rest),
+        0 => negotiation(rest, DIGESTS[usize::from(choice / 5) % DIGESTS.len()]),
         1 => binary(rest),
         2 => name(rest),
         3 => drop(requests(&mut Unstructured::new(rest))),
-        _ => numbers(rest),
+        _ => numbers(rest, algorithms(choice / 5)),
     }
+}
+
+/// The policies for digests of PDUs.
+pub(crate) const DIGESTS: [Digests; 3] =
+    [Digests::Offered, Digests::PreferNone, Digests::PreferCrc32c];
+
+pub(crate) const ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::Md5,
+    Algorithm::Sha1,
+    Algorithm::Sha256,
+    Algorithm::Sha3,
+];
+
+/// A policy for the digests of CHAP: all by their strength, or four out of the table, some more than once; and
+/// the same as a list, the most wanted first.
+pub(crate) fn algorithms(choice: u8) -> (Algorithms, [Algorithm; 4]) {
+    if choice & 3 == 0 {
+        let mut all = ALGORITHMS;
+        all.reverse();
+        return (Algorithms::default(), all);
+    }
+    let wanted = [0, 1, 2, 3].map(|n| ALGORITHMS[usize::from(choice.rotate_right(2 * n) & 3)]);
+    (Algorithms::new(&wanted), wanted)
+}
+
+/// What such a policy takes of an offer, computed here once more.
+pub(crate) fn taken(wanted: [Algorithm; 4], offer: &str) -> Option<Algorithm> {
+    let is_in = |a: &Algorithm| offer.split(',').any(|n| number(n) == Some(a.number()));
+    let whole = offer.split(',').all(|n| number(n).is_some());
+    wanted.into_iter().find(|a| whole && is_in(a))
 }
 
 /// One text as the only offer of a login: each key is answered at most once, only what was offered is
 /// answered, and what is agreed is within what we can do.
-fn negotiation(text: &[u8]) {
+fn negotiation(text: &[u8], digests: Digests) {
     let text = text.get(..limits::TEXT_CHAIN_MAX).unwrap_or(text);
     let Ok(pairs) = parse(text, limits::LOGIN_KEYS_MAX) else {
         return;
     };
     assert!(pairs.len() <= limits::LOGIN_KEYS_MAX);
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::new(digests);
     for pair in &pairs {
         let row = find(&pair.key);
         let done = negotiation.mark(&pair.key).and_then(|()| match row {
@@ -58,7 +88,9 @@ fn negotiation(text: &[u8]) {
     }
     let mut answer = Builder::new();
     negotiation.answer(true, &mut answer);
-    check_answer(&pairs, &answer.into_bytes());
+    let answer = answer.into_bytes();
+    check_answer(&pairs, &answer);
+    check_preference(&pairs, &answer, digests);
     check_agreed(&negotiation.result());
     let mut again = Builder::new();
     negotiation.answer(true, &mut again);
@@ -77,6 +109,27 @@ fn check_answer(offers: &[Pair], text: &[u8]) {
             continue;
         };
         check_value(offer, answer);
+    }
+}
+
+/// A preferred digest is taken wherever it is offered.
+fn check_preference(offers: &[Pair], text: &[u8], digests: Digests) {
+    let preferred = match digests {
+        Digests::Offered => return,
+        Digests::PreferNone => "None",
+        Digests::PreferCrc32c => "CRC32C",
+    };
+    for answer in parse(text, usize::MAX).expect("it was parsed before") {
+        let offer = offers.iter().find(|offer| offer.key == answer.key);
+        let offered = offer.is_some_and(|offer| offer.value.split(',').any(|v| v == preferred));
+        assert!(
+            !matches!(answer.key.as_str(), "HeaderDigest" | "DataDigest")
+                || !offered
+                || answer.value == preferred,
+            "{}={} though {preferred} was offered",
+            answer.key,
+            answer.value
+        );
     }
 }
 
@@ -179,7 +232,7 @@ fn name(text: &[u8]) {
 }
 
 /// Numbers agree with arithmetic in more bits; lists of algorithms hold what was chosen.
-fn numbers(text: &[u8]) {
+fn numbers(text: &[u8], (policy, wanted): (Algorithms, [Algorithm; 4])) {
     let Ok(text) = std::str::from_utf8(text) else {
         return;
     };
@@ -195,10 +248,7 @@ fn numbers(text: &[u8]) {
         }
         assert_eq!(value, u128::from(n));
     }
-    if let Some(chosen) = Algorithm::choose(text) {
-        let is_it = |element: &str| number(element) == Some(chosen.number());
-        assert!(text.split(',').any(is_it));
-    }
+    assert_eq!(policy.choose(text), taken(wanted, text), "a digest of CHAP");
 }
 
 /// Text requests, one after the other, with the tags that were given or others.

@@ -1,6 +1,6 @@
 //! A disk in memory that does what the block operations say, and checks each of them.
 
-use reveille::scsi::{BlockOp, Extent, Outcome};
+use reveille::scsi::{BlockOp, Extent, Move, Outcome, Wipe};
 use reveille::units::ByteRange;
 
 pub(crate) const SECTOR: usize = 512;
@@ -30,7 +30,7 @@ impl Volume {
             "outside the disk: {range}"
         );
         assert!(
-            range.offset() % 512 == 0 && range.len() % 512 == 0,
+            range.offset().is_multiple_of(512) && range.len().is_multiple_of(512),
             "no whole sectors: {range}"
         );
     }
@@ -57,8 +57,10 @@ impl Volume {
                 let bytes = self.bytes[span(*range)].to_vec();
                 return (Outcome::Data { len: range.len() }, bytes);
             }
-            BlockOp::Flush => {}
-            BlockOp::Write { range, .. } | BlockOp::WriteCompare { range } => {
+            BlockOp::Flush | BlockOp::SanitizeForgotten => {}
+            BlockOp::Write { range, .. }
+            | BlockOp::WriteAtomic { range, .. }
+            | BlockOp::WriteCompare { range } => {
                 self.check(*range);
                 self.put(*range, data);
             }
@@ -102,12 +104,60 @@ impl Volume {
                 }
                 self.map(*range, true);
             }
+            BlockOp::Copy {
+                moves,
+                list,
+                segments,
+                ..
+            } => {
+                self.copy(moves);
+                let (list, segments, failure) = (*list, *segments, None);
+                let copied = Outcome::Copied {
+                    list,
+                    segments,
+                    failure,
+                };
+                return (copied, Vec::new());
+            }
+            BlockOp::Sanitize { wipe, .. } => self.sanitize(wipe),
             BlockOp::Extents { range, count_max } => {
                 self.check(*range);
                 return (self.extents(*range, *count_max), Vec::new());
             }
         }
         (Outcome::Done, Vec::new())
+    }
+
+    fn copy(&mut self, moves: &[Move]) {
+        for step in moves {
+            self.check(step.from);
+            self.check(step.to);
+            assert_eq!(step.from.len(), step.to.len());
+            let source = self.bytes[span(step.from)].to_vec();
+            self.put(step.to, &source);
+        }
+    }
+
+    fn sanitize(&mut self, wipe: &Wipe) {
+        match wipe {
+            Wipe::Erase => {
+                self.bytes.fill(0);
+                self.mapped.fill(false);
+            }
+            Wipe::Overwrite {
+                pattern,
+                passes,
+                invert,
+            } => {
+                assert!((1..=31).contains(passes), "{passes} passes");
+                let flip = if *invert && passes % 2 == 0 { 0xff } else { 0 };
+                let sector = pattern.map(|byte| byte ^ flip);
+                for chunk in self.bytes.chunks_mut(SECTOR) {
+                    chunk.copy_from_slice(&sector);
+                }
+                self.mapped.fill(true);
+            }
+        }
     }
 
     fn compare(&self, range: ByteRange, wanted: &[u8]) -> Outcome {
