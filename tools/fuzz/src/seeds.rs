@@ -34,6 +34,7 @@ pub(crate) fn run(_: &[u8]) {
     texts(&place("text"));
     pdus(&place("pdu"));
     scsi(&place("scsi"));
+    reservations(&place("scsi"));
     connections(&place("connection"));
     boots(&place("dhcp"));
     transfers(&place("tftp"));
@@ -291,9 +292,13 @@ fn pdus(place: &Place) {
     }
 }
 
+/// A command of the target `scsi`, by the place of its opcode in the target's list.
+fn known(at: u8, lba: u8, count: u8, fill: u8) -> Vec<u8> {
+    [11, at, 0, lba, count, fill].to_vec()
+}
+
 fn scsi(place: &Place) {
-    // Write, read, write the same, compare and write, unmap; position of the opcode in the target's list.
-    let known = |at: u8, lba: u8, count: u8, fill: u8| [11, at, 0, lba, count, fill].to_vec();
+    // Write, read, write the same, compare and write, unmap.
     let blocks = [
         known(14, 3, 4, 7),
         known(13, 3, 4, 0),
@@ -309,6 +314,34 @@ fn scsi(place: &Place) {
         ]
         .concat(),
     );
+    // A SANITIZE that fails, and the way out; one that is well. Copies within the disk.
+    let sanitize = [
+        vec![0xdb, 41, 0x21, 0, 0, 0],
+        vec![0xb, 41, 0x02, 0, 0, 0],
+        known(14, 0, 1, 1),
+        vec![0xb, 41, 0x20, 8, 0, 2],
+        known(13, 0, 1, 0),
+        [11, 42, 0, 1, 2, 0, 1, 0, 9, 4, 9, 8].to_vec(),
+        known(43, 1, 12, 0),
+        known(40, 3, 4, 7),
+    ];
+    place.put("sanitize", &[vec![0], sanitize.concat()].concat());
+    let lists: Vec<u8> = (0..=255).flat_map(|opcode| [3, opcode, 0]).collect();
+    place.put("opcodes", &[vec![0], lists].concat());
+    let tell: Vec<Vec<u8>> = [
+        (4, 0x83, 255),
+        (8, 0x3f, 255),
+        (24, 0x3f, 255),
+        (36, 0, 255),
+        (37, 0, 255),
+    ]
+    .iter()
+    .map(|(at, page, len)| known(*at, *page, *len, 0))
+    .collect();
+    place.put("identity", &[vec![1], tell.concat()].concat());
+}
+
+fn reservations(place: &Place) {
     // REGISTER, RESERVE, PREEMPT by another, RELEASE, and what they tell.
     let out = |nexus: u8, action: u8, kind: u8, own: u8, key: u8| {
         [nexus << 4 | 4, kind << 5 | action, own | key << 2].to_vec()
@@ -339,18 +372,6 @@ fn scsi(place: &Place) {
         vec![7],
     ];
     place.put("lasting", &[vec![0], lasting.concat()].concat());
-    // A SANITIZE that fails, and the way out; one that is well. Copies within the disk.
-    let sanitize = [
-        vec![0xdb, 41, 0x21, 0, 0, 0],
-        vec![0xb, 41, 0x02, 0, 0, 0],
-        known(14, 0, 1, 1),
-        vec![0xb, 41, 0x20, 8, 0, 2],
-        known(13, 0, 1, 0),
-        [11, 42, 0, 1, 2, 0, 1, 0, 9, 4, 9, 8].to_vec(),
-        known(43, 1, 12, 0),
-        known(40, 3, 4, 7),
-    ];
-    place.put("sanitize", &[vec![0], sanitize.concat()].concat());
     let all = [
         out(0, 0, 0, 0, 1),
         out(1, 6, 0, 0, 2),
@@ -359,19 +380,6 @@ fn scsi(place: &Place) {
         vec![7],
     ];
     place.put("all-registrants", &[vec![0], all.concat()].concat());
-    let lists: Vec<u8> = (0..=255).flat_map(|opcode| [3, opcode, 0]).collect();
-    place.put("opcodes", &[vec![0], lists].concat());
-    let tell: Vec<Vec<u8>> = [
-        (4, 0x83, 255),
-        (8, 0x3f, 255),
-        (24, 0x3f, 255),
-        (36, 0, 255),
-        (37, 0, 255),
-    ]
-    .iter()
-    .map(|(at, page, len)| known(*at, *page, *len, 0))
-    .collect();
-    place.put("identity", &[vec![1], tell.concat()].concat());
 }
 
 fn connections(place: &Place) {

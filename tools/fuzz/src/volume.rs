@@ -74,9 +74,7 @@ impl Volume {
             BlockOp::WriteSame { range, pattern, .. } => {
                 self.check(*range);
                 let sector = pattern.as_deref().unwrap_or(&[0; SECTOR]);
-                for chunk in self.bytes[span(*range)].chunks_mut(SECTOR) {
-                    chunk.copy_from_slice(sector);
-                }
+                self.fill(*range, sector);
                 self.map(*range, pattern.is_some());
             }
             BlockOp::Compare { range, one_block } => {
@@ -111,11 +109,10 @@ impl Volume {
                 ..
             } => {
                 self.copy(moves);
-                let (list, segments, failure) = (*list, *segments, None);
                 let copied = Outcome::Copied {
-                    list,
-                    segments,
-                    failure,
+                    list: *list,
+                    segments: *segments,
+                    failure: None,
                 };
                 return (copied, Vec::new());
             }
@@ -126,6 +123,12 @@ impl Volume {
             }
         }
         (Outcome::Done, Vec::new())
+    }
+
+    fn fill(&mut self, range: ByteRange, sector: &[u8; SECTOR]) {
+        for chunk in self.bytes[span(range)].chunks_mut(SECTOR) {
+            chunk.copy_from_slice(sector);
+        }
     }
 
     fn copy(&mut self, moves: &[Move]) {
@@ -152,9 +155,8 @@ impl Volume {
                 assert!((1..=31).contains(passes), "{passes} passes");
                 let flip = if *invert && passes % 2 == 0 { 0xff } else { 0 };
                 let sector = pattern.map(|byte| byte ^ flip);
-                for chunk in self.bytes.chunks_mut(SECTOR) {
-                    chunk.copy_from_slice(&sector);
-                }
+                let whole = ByteRange::new(0, self.bytes.len() as u64).expect("a small disk");
+                self.fill(whole, &sector);
                 self.mapped.fill(true);
             }
         }
