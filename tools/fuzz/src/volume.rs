@@ -109,12 +109,7 @@ impl Volume {
                 ..
             } => {
                 self.copy(moves);
-                let copied = Outcome::Copied {
-                    list: *list,
-                    segments: *segments,
-                    failure: None,
-                };
-                return (copied, Vec::new());
+                return (copied(*list, *segments), Vec::new());
             }
             BlockOp::Sanitize { wipe, .. } => self.sanitize(wipe),
             BlockOp::Extents { range, count_max } => {
@@ -185,5 +180,13 @@ impl Volume {
         };
         let all = range.blocks().map(extent);
         Outcome::Extents(all.take(count_max as usize).collect())
+    }
+}
+
+fn copied(list: Option<u8>, segments: u16) -> Outcome {
+    Outcome::Copied {
+        list,
+        segments,
+        failure: None,
     }
 }
