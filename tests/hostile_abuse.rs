@@ -265,7 +265,7 @@ fn logouts_are_answered_and_nothing_lands_after_them() {
     scene.check();
 }
 
-/// Row 29. That such a peer is dropped after a minute (`SEND_STALL`) is not waited for here.
+/// Row 29. Such peers are dropped after a minute (`SEND_STALL`).
 #[test]
 fn peers_that_never_read_hold_no_more_than_their_share() {
     let mut scene = Scene::new();
@@ -284,6 +284,18 @@ fn peers_that_never_read_hold_no_more_than_their_share() {
         .collect();
     let bound = u64::try_from(limits::DATA_BYTES_PER_NODE).unwrap();
     scene.check_within(bound + (64 << 20));
+    let start = std::time::Instant::now();
+    while !scene
+        .head
+        .good(&["events"])
+        .contains("stalled: it takes no answer")
+    {
+        assert!(
+            start.elapsed() < 3 * limits::SEND_STALL,
+            "nobody was dropped"
+        );
+        scene.check_within(bound + (64 << 20));
+    }
     drop(deaf);
     scene.check_within(bound + (64 << 20));
 }
