@@ -273,6 +273,12 @@ pub const LAYER_LOG_BYTES_MAX: u64 = 4 << 30;
 pub const LAYER_FILES_OPEN: usize = 8192;
 /// Open files looked at for closing when one more is opened beyond the limit.
 pub const LAYER_FILES_LOOKED: usize = 64;
+/// Room for new blocks that is taken from the file system's free space at once, before it is asked again.
+pub const LAYER_ROOM_BYTES: u64 = 16 << 20;
+/// Least and largest bytes of the file system kept free of nodes' new blocks when nothing else is set.
+pub const LAYER_RESERVE_MIN: u64 = 1 << 30;
+/// See [`LAYER_RESERVE_MIN`].
+pub const LAYER_RESERVE_MAX: u64 = 32 << 30;
 /// Blocks of an UNMAP whose space is given back to the file system: shorter runs cost more than they free.
 pub const LAYER_PUNCH_BLOCKS: u64 = 16;
 

@@ -9,6 +9,7 @@ use super::entry::{Entry, Redo, Row};
 use super::journal::Journal;
 use super::map::{BlockMap, BlockState};
 use super::soft::Soft;
+use super::space::{LayerLimits, Limits, Room};
 use super::state::{Layer, State, data_path};
 use super::{Options, checkpoint, lock, read, write};
 use crate::limits;
@@ -35,6 +36,8 @@ pub(in crate::store) struct Core {
     /// Shared by atomic writes from their redo record to its end. Who begins a new soft log or a checkpoint
     /// holds it alone: neither may begin between a redo record and the write that it stands for.
     pub(super) atomics: RwLock<()>,
+    pub(super) limits: RwLock<Limits>,
+    pub(super) room: Room,
 }
 
 impl Core {
@@ -55,6 +58,11 @@ impl Core {
         }
         let fresh = || Arc::new(Layer::new(id, State::default()));
         Arc::clone(write(&self.layers).entry(id).or_insert_with(fresh))
+    }
+
+    /// What a layer may hold.
+    pub(in crate::store) fn limits_of(&self, id: LayerId) -> LayerLimits {
+        read(&self.limits).of(id)
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Layer>> {
@@ -93,10 +101,14 @@ impl Core {
             tracing::warn!("layers: the soft log goes on growing: {e}");
         }
         let trash = std::mem::take(&mut *lock(&self.trash));
+        let freed = !trash.is_empty();
         for path in trash {
             if let Err(e) = self.disk.remove(&path) {
                 tracing::warn!("layers: {path} stays until the next start: {e}");
             }
+        }
+        if freed {
+            self.room.ask_anew();
         }
     }
 

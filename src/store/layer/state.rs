@@ -8,6 +8,7 @@ use super::entry::{Birth, Entry, Facts, Redo};
 use super::journal::Outcome;
 use super::map::{BlockMap, BlockState, Span, Undo};
 use super::range_lock::RangeLock;
+use super::space::{Claim, News, Told};
 use super::{DATA_DIR, lock, read, write};
 use crate::store::disk::{File, OpenMode};
 use crate::store::volume::Volume;
@@ -33,6 +34,8 @@ pub(in crate::store) struct Layer {
     /// Atomic writes begun and ended: a reader that sees no difference saw none of them half done.
     pub(super) atomics_begun: AtomicU64,
     pub(super) atomics_ended: AtomicU64,
+    /// What its owner should hear about its space.
+    pub(super) news: News,
 }
 
 /// What is true of a layer now.
@@ -68,6 +71,10 @@ pub(in crate::store) struct State {
     pub(super) old_files: Vec<String>,
     /// Atomic writes whose redo record is not retired.
     pub(super) redos: Vec<OpenRedo>,
+    /// Blocks that writes under way will make present.
+    pub(super) claimed: u64,
+    /// What the owner was told of its space.
+    pub(super) told: Told,
 }
 
 /// An atomic write between its redo record and its retirement.
@@ -148,6 +155,7 @@ impl Layer {
             touched: AtomicBool::new(false),
             atomics_begun: AtomicU64::new(0),
             atomics_ended: AtomicU64::new(0),
+            news: News::default(),
         }
     }
 
@@ -263,15 +271,16 @@ impl Layer {
         Ok(file)
     }
 
-    /// Makes a change known: to the kernel first, then to readers. The data is in the file already, and
-    /// the caller holds the blocks' lock.
+    /// Makes a change known: to the kernel first, then to readers. The data is in the file already (`claim` is
+    /// what a write of it took before), and the caller holds the blocks' lock.
     pub(in crate::store) fn publish(
         &self,
         core: &Core,
         to: BlockState,
         spans: &[Span],
-        wrote: bool,
+        claim: Option<Claim<'_>>,
     ) -> Result<()> {
+        let wrote = claim.is_some();
         if spans.is_empty() {
             if wrote {
                 self.state_mut().dirty = true;
@@ -296,18 +305,16 @@ impl Layer {
             state.map.set(span.clone(), to);
         }
         state.dirty |= wrote;
+        if let Some(claim) = claim {
+            claim.settle(state);
+        }
+        self.watch(core, state);
         drop(guard);
         drop(soft);
         if due {
             core.nudge();
         }
         Ok(())
-    }
-
-    /// Says before a write that bytes which are not durable may come, so that the file stays open.
-    pub(in crate::store) fn mark_dirty(&self) {
-        let mut state = self.state_mut();
-        state.dirty = true;
     }
 
     fn blocks(&self, generation: u64, state: BlockState, span: &Span) -> Entry {
