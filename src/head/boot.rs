@@ -89,6 +89,7 @@ impl Head {
         };
         // After a restart of the head the events of a boot that goes on still belong to it.
         self.bus.resume_boot(node, binding.boot);
+        self.limit(&record);
         let volume = self
             .open_volume(&binding)
             .map_err(|e| e.within(format!("node `{node}`: the disk cannot be opened")))?;

@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::boot::{self, NO_BOOT};
 use super::error::{HeadError, Result};
+use super::forecast::Growth;
+use super::space::space_trouble;
 use super::{Head, NodesDone};
 use crate::catalog::{LayerMode, NodeRecord, Snapshot};
 use crate::names::{BootId, ImageId, LayerId, NodeName, NodeSet};
 use crate::store::VolumeSpec;
+use crate::store::layer::RoomStats;
 use crate::store::{Durability, Volume};
 use crate::units::{BLOCK_BYTES, UnixMillis};
 
@@ -54,6 +57,21 @@ pub struct LayerView {
     /// How much it holds.
     #[serde(flatten)]
     pub held: LayerUse,
+    /// Bytes that the file system holds for it.
+    #[serde(default)]
+    pub allocated_bytes: u64,
+    /// Bytes that are its own at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// Bytes beyond which is warned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn: Option<u64>,
+    /// How it grows, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
+    /// What is to be told of its space now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
     /// Why it is not served, if so; a reset makes it whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -79,11 +97,14 @@ impl Head {
     pub fn layers(&self, nodes: Option<&str>) -> Result<Vec<LayerView>> {
         let now = self.snapshot();
         let views = self.chosen(&now, nodes)?;
-        let view = |node: &Arc<NodeRecord>| self.layer_view(&now, node);
+        // Asked once for all of them; a file system that does not tell costs the forecast only.
+        let room = self.store.layers.room().unwrap_or(None);
+        let view = |node: &Arc<NodeRecord>| self.layer_view(&now, node, room);
         Ok(views.iter().map(view).collect())
     }
 
-    fn layer_view(&self, now: &Snapshot, node: &NodeRecord) -> LayerView {
+    fn layer_view(&self, now: &Snapshot, node: &NodeRecord, room: Option<RoomStats>) -> LayerView {
+        let stats = self.store.layers.stats(node.layer);
         let bound = now.binding(node.layer).filter(|b| b.boot != NO_BOOT);
         let bound = bound.filter(|b| !self.is_lost(b));
         let wanted = node.image.as_ref().and_then(|image| {
@@ -100,6 +121,11 @@ impl Head {
             boot: bound.map(|b| b.boot),
             since: bound.map(|b| b.at),
             held: self.layer_use(node.layer),
+            allocated_bytes: stats.allocated_bytes,
+            limit: stats.limits.most,
+            warn: stats.limits.warn,
+            growth: self.growth_of(node.layer, &stats, room),
+            space: space_trouble(&stats),
             trouble: self.layer_trouble(node.layer).map(str::to_owned),
         }
     }
@@ -172,6 +198,7 @@ impl Head {
 
     pub(super) fn layer_remove(&self, layer: LayerId) -> Result<()> {
         self.store.layers.remove(layer)?;
+        self.store.layers.set_limits(layer, None);
         self.sanitize_over(layer)
     }
 

@@ -331,6 +331,9 @@ impl Volume {
             return Ok(one(BlockState::Base, None));
         }
         let (first, last) = state.map.run_at(*blocks.start(), *blocks.end());
+        if state.file.is_some() {
+            self.layer.touch();
+        }
         if last == *blocks.end() {
             return Ok(one(first, state.file.clone()));
         }

@@ -103,6 +103,8 @@ pub struct Recovery {
     pub records: u64,
     /// Layers that are not served until reset, and why.
     pub damaged: Vec<(LayerId, String)>,
+    /// Layers that take no writes, since a sync of them failed and the host is still up.
+    pub poisoned: Vec<LayerId>,
     /// Volatile layers whose content went with the host; told at every start until they are reset or
     /// written to. Their nodes must boot anew.
     pub lost_volatile: Vec<LayerId>,
@@ -193,7 +195,11 @@ impl LayerStore {
         match core.rewrite_soft() {
             Ok(()) => {
                 for path in found.stray {
-                    core.disk.remove(&path)?;
+                    // A draft may have been replaced by the checkpoint that recovery made.
+                    match core.disk.remove(&path) {
+                        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                        _ => {}
+                    }
                 }
             }
             // Reads go on, and so do writes once there is room: the upkeep tries again.
@@ -387,6 +393,23 @@ impl LayerStore {
     pub fn checkpoint(&self) -> Result<()> {
         checkpoint::write(&self.core)?;
         self.core.rewrite_soft()
+    }
+
+    /// Data files that are open now.
+    #[must_use]
+    pub fn files_open(&self) -> usize {
+        self.core.files_open()
+    }
+
+    /// Closes data files that nobody used since the last call; the store's own thread does it from time to time.
+    pub fn close_idle(&self) {
+        self.core.close_idle();
+    }
+
+    /// What layers without limits of their own may hold.
+    #[must_use]
+    pub fn usual_limits(&self) -> LayerLimits {
+        self.core.options.limits
     }
 
     /// Number of journal syncs so far: flushes of many layers share them.

@@ -419,10 +419,7 @@ mod test {
         let disk = Told::default();
         let room = Room::new(Some(1 << 20));
         disk.free.store(1 << 20, Ordering::Relaxed);
-        assert_eq!(
-            room.take(&disk, 1).unwrap_err().kind(),
-            ErrorKind::NoSpace
-        );
+        assert_eq!(room.take(&disk, 1).unwrap_err().kind(), ErrorKind::NoSpace);
         disk.free.store(100 << 20, Ordering::Relaxed);
         room.take(&disk, 1).unwrap();
         assert!(!room.is_short());
