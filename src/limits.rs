@@ -385,6 +385,10 @@ pub const VERSIONS_PER_IMAGE: usize = 1_024;
 pub const TAGS_PER_IMAGE: usize = 128;
 /// Bytes of a free text: a note, a power command, a source's path.
 pub const NOTE_BYTES_MAX: usize = 4_096;
+/// Layers reset with one change of the catalog; logins of their nodes wait that long.
+pub const RESETS_AT_ONCE: usize = 256;
+/// Resets under way at the same time: their journal records share syncs.
+pub const RESET_THREADS: usize = 16;
 /// Layers that metrics name one by one: those that are warned of or full.
 pub const LAYERS_IN_METRICS: usize = 256;
 /// How often amounts are noted for forecasts.

@@ -154,8 +154,9 @@ impl fmt::Display for HumanBytes {
         ];
         for (name, unit) in UNITS {
             if self.0 >= unit {
-                let tenths = self.0 / (unit / 10).max(1);
-                return write!(f, "{}.{} {name}", tenths / 10, tenths % 10);
+                // The rest times ten fits: it is below 2^40.
+                let (whole, tenths) = (self.0 / unit, self.0 % unit * 10 / unit);
+                return write!(f, "{whole}.{tenths} {name}");
             }
         }
         write!(f, "{} B", self.0)
@@ -207,6 +208,7 @@ mod test {
     fn bytes_read_well() {
         assert_eq!(HumanBytes(512).to_string(), "512 B");
         assert_eq!(HumanBytes(1536).to_string(), "1.5 KiB");
+        assert_eq!(HumanBytes(40 << 10).to_string(), "40.0 KiB");
         assert_eq!(HumanBytes(2 << 30).to_string(), "2.0 GiB");
     }
 }

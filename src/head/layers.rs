@@ -1,6 +1,7 @@
 //! Layers: what they hold, and throwing it away by hand. Every call to the store's layers is here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,7 @@ use super::forecast::Growth;
 use super::space::space_trouble;
 use super::{Head, NodesDone};
 use crate::catalog::{LayerMode, NodeRecord, Snapshot};
+use crate::limits;
 use crate::names::{BootId, ImageId, LayerId, NodeName, NodeSet};
 use crate::store::VolumeSpec;
 use crate::store::layer::RoomStats;
@@ -145,26 +147,54 @@ impl Head {
             refuse_busy(&set, busy, "their layers cannot be reset")?;
         }
         let mut notices = Vec::new();
-        for node in &self.chosen(&self.snapshot(), Some(&ask.nodes))? {
-            if ask.dry_run {
-                continue;
-            }
-            let run = self.runs.of(&node.name);
-            let _run = boot::lock(&run);
-            // Void first: no login may take an emptied layer for the disk it had.
-            self.make_void(node.layer)?;
+        let nodes = self.chosen(&self.snapshot(), Some(&ask.nodes))?;
+        if let (false, [node]) = (ask.dry_run, nodes.as_slice()) {
             let held = self.layer_use(node.layer);
-            self.layer_reset(node.layer)
-                .map_err(|e| e.within(format!("node `{}`", node.name)))?;
-            if held.holds_data() && set.len() == 1 {
+            if held.holds_data() {
                 let bytes = crate::units::HumanBytes(held.data_bytes);
                 notices.push(format!("{bytes} of node `{}` are thrown away", node.name));
+            }
+        }
+        if !ask.dry_run {
+            for some in nodes.chunks(limits::RESETS_AT_ONCE) {
+                self.reset_together(some)?;
             }
         }
         Ok(NodesDone {
             nodes: set,
             notices,
             dry_run: ask.dry_run,
+        })
+    }
+
+    /// Resets some layers with one change of the catalog, and so many at the same time that their journal records
+    /// share syncs.
+    fn reset_together(&self, nodes: &[Arc<NodeRecord>]) -> Result<()> {
+        let runs: Vec<_> = nodes.iter().map(|node| self.runs.of(&node.name)).collect();
+        // In the order of the names, as every other reset: none waits for another in a circle.
+        let _runs: Vec<_> = runs.iter().map(|run| boot::lock(run)).collect();
+        // Void first: no login may take an emptied layer for the disk it had.
+        self.make_void(nodes.iter().map(|node| node.layer))?;
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(node) = nodes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.layer_reset(node.layer)
+                    .map_err(|e| e.within(format!("node `{}`", node.name)))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads = limits::RESET_THREADS.min(nodes.len());
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut done = work();
+            for other in others {
+                // A release build ends at a panic; in tests it is the panic that counts.
+                let ended = other
+                    .join()
+                    .unwrap_or_else(|e| std::panic::resume_unwind(e));
+                done = done.and(ended);
+            }
+            done
         })
     }
 

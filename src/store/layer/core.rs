@@ -267,7 +267,7 @@ impl Core {
                 continue;
             };
             let closed = if known.is_idle() {
-                known.flush(self, None).is_ok() && known.close_if_idle()
+                known.flush(self, None).is_ok() && known.close_if_clean()
             } else {
                 known.close_if_idle()
             };
