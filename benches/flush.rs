@@ -1,9 +1,10 @@
 //! What a flush costs when many nodes flush at once: `cargo bench --bench flush`.
 //!
-//! Each of 1, 50, 500 nodes writes 4 KiB and flushes, on as many threads as the server has for I/O; against as many plain
-//! files in one directory, each with an `fdatasync` of its own. *new*: the block is the layer's first of that place, so the journal
-//! has to say so; *over*: the layer holds it already. Then the same through iSCSI. The directory is `REVEILLE_FLUSH_DIR`
-//! or cargo's own for benches; it must be on a real disk. Medians of `REVEILLE_FLUSH_ROUNDS` (default 15) rounds.
+//! Each of 1, 50, 500 nodes writes 4 KiB and flushes, on as many threads as the server has for I/O; against as
+//! many plain files in one directory, each with an `fdatasync` of its own. *new*: the block is the layer's first
+//! of that place, so the journal has to say so; *over*: the layer holds it already. Then the same through iSCSI.
+//! The directory is `REVEILLE_FLUSH_DIR` or cargo's own for benches; it must be on a real disk. Medians of
+//! `REVEILLE_FLUSH_ROUNDS` (default 15) rounds.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a bench")]
 
 #[path = "../tests/common/mod.rs"]

@@ -1,8 +1,8 @@
 //! What a full layer and a full disk do to a neighbour: `cargo bench --bench full`.
 //!
-//! A node writes 4 KiB over blocks that it holds, one every 2 ms, every eighth with a flush: alone; beside a node that
-//! writes new blocks without pause; beside one that does so against its layer's limit; and beside one on a disk that is down to its
-//! reserve. `REVEILLE_FULL_SECONDS` is the time of each (default 8).
+//! A node writes 4 KiB over blocks that it holds, one every 2 ms, every eighth with a flush: alone; beside a node
+//! that writes new blocks without pause; beside one that does so against its layer's limit; and beside one on a
+//! disk that is down to its reserve. `REVEILLE_FULL_SECONDS` is the time of each (default 8).
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a bench")]
 
 #[path = "../tests/common/mod.rs"]

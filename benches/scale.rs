@@ -1,8 +1,8 @@
 //! What many nodes cost: `cargo bench --bench scale [10 1000 10000]`.
 //!
 //! For each number: adding them with one command over the socket, restarts of the head until its first login is
-//! answered, disk and descriptors and memory of nodes that do nothing, one write of each, a restart after that, and a reset of
-//! all. A release head on the disk of the temporary directory.
+//! answered, disk and descriptors and memory of nodes that do nothing, one write of each, a restart after that,
+//! and a reset of all. A release head on the disk of the temporary directory.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a bench")]
 
 #[path = "../tests/common/mod.rs"]

@@ -516,14 +516,16 @@ impl Table {
                 }
             }
             Entry::Damaged { layer, generation } => self.damaged(layer, generation),
-            Entry::Poisoned { layer, generation } => {
-                // Also one that nothing was written to: its reset may not be on the medium.
-                if let Some(row) = self.rows.get_mut(&layer)
-                    && row.facts.generation == generation
-                {
-                    row.poisoned = true;
-                }
-            }
+            Entry::Poisoned { layer, generation } => self.poisoned(layer, generation),
+        }
+    }
+
+    // Also of a layer that nothing was written to: its reset may not be on the medium.
+    fn poisoned(&mut self, layer: LayerId, generation: u64) {
+        if let Some(row) = self.rows.get_mut(&layer)
+            && row.facts.generation == generation
+        {
+            row.poisoned = true;
         }
     }
 
