@@ -268,11 +268,19 @@ pub const LAYER_SOFT_BYTES: u64 = 16 << 20;
 pub const LAYER_FRAME_BYTES: usize = 1 << 20;
 /// Longest log that is read.
 pub const LAYER_LOG_BYTES_MAX: u64 = 4 << 30;
-/// Data files of layers kept open; beyond it idle clean ones are closed. The process's limit of open
+/// Data files of layers kept open; beyond it others are closed, the longest open first. The process's limit of open
 /// files must be above this plus its connections.
 pub const LAYER_FILES_OPEN: usize = 8192;
+/// How often files that nobody used since are closed.
+pub const LAYER_IDLE_LOOK: Duration = Duration::from_secs(30);
 /// Open files looked at for closing when one more is opened beyond the limit.
 pub const LAYER_FILES_LOOKED: usize = 64;
+/// Room for new blocks that is taken from the file system's free space at once, before it is asked again.
+pub const LAYER_ROOM_BYTES: u64 = 16 << 20;
+/// Least and largest bytes of the file system kept free of nodes' new blocks when nothing else is set.
+pub const LAYER_RESERVE_MIN: u64 = 1 << 30;
+/// See [`LAYER_RESERVE_MIN`].
+pub const LAYER_RESERVE_MAX: u64 = 32 << 30;
 /// Blocks of an UNMAP whose space is given back to the file system: shorter runs cost more than they free.
 pub const LAYER_PUNCH_BLOCKS: u64 = 16;
 
@@ -377,6 +385,14 @@ pub const VERSIONS_PER_IMAGE: usize = 1_024;
 pub const TAGS_PER_IMAGE: usize = 128;
 /// Bytes of a free text: a note, a power command, a source's path.
 pub const NOTE_BYTES_MAX: usize = 4_096;
+/// Layers reset with one change of the catalog; logins of their nodes wait that long.
+pub const RESETS_AT_ONCE: usize = 256;
+/// Resets under way at the same time: their journal records share syncs.
+pub const RESET_THREADS: usize = 16;
+/// Layers that metrics name one by one: those that are warned of or full.
+pub const LAYERS_IN_METRICS: usize = 256;
+/// How often amounts are noted for forecasts.
+pub const SPACE_EVERY: Duration = Duration::from_secs(60);
 /// Machines that wait for approval; beyond them the one silent for longest goes.
 pub const PENDING_MAX: usize = 1_024;
 /// Waiting machines are written to the catalog at most this often, however often they ask.

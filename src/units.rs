@@ -125,6 +125,21 @@ impl UnixMillis {
     }
 }
 
+/// Reads `4096`, `512K`, `512M`, `4G`, `1T` (powers of 1,024).
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let units = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let last = text.chars().last()?.to_ascii_uppercase();
+    let shift = units.into_iter().find(|(unit, _)| *unit == last);
+    let (digits, shift) = match shift {
+        Some((_, shift)) => (text.get(..text.len() - 1)?, shift),
+        None => (text, 0),
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let number: u64 = plain.then(|| digits.parse().ok()).flatten()?;
+    number.checked_mul(1 << shift)
+}
+
 /// `1.5 GiB`, `512 B`: a byte count for people.
 #[derive(Clone, Copy, Debug)]
 pub struct HumanBytes(pub u64);
@@ -139,8 +154,9 @@ impl fmt::Display for HumanBytes {
         ];
         for (name, unit) in UNITS {
             if self.0 >= unit {
-                let tenths = self.0 / (unit / 10).max(1);
-                return write!(f, "{}.{} {name}", tenths / 10, tenths % 10);
+                // The rest times ten fits: it is below 2^40.
+                let (whole, tenths) = (self.0 / unit, self.0 % unit * 10 / unit);
+                return write!(f, "{whole}.{tenths} {name}");
             }
         }
         write!(f, "{} B", self.0)
@@ -178,9 +194,21 @@ mod test {
     }
 
     #[test]
+    fn byte_counts_are_read_with_their_unit_and_nothing_else() {
+        assert_eq!(parse_bytes("4096"), Some(4096));
+        assert_eq!(parse_bytes("3k"), Some(3072));
+        assert_eq!(parse_bytes("4G"), Some(4 << 30));
+        assert_eq!(parse_bytes("2T"), Some(2 << 40));
+        for bad in ["", "G", "-1", "+1G", "1.5G", "4 G", "4GB", "99999999T", "x"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn bytes_read_well() {
         assert_eq!(HumanBytes(512).to_string(), "512 B");
         assert_eq!(HumanBytes(1536).to_string(), "1.5 KiB");
+        assert_eq!(HumanBytes(40 << 10).to_string(), "40.0 KiB");
         assert_eq!(HumanBytes(2 << 30).to_string(), "2.0 GiB");
     }
 }

@@ -359,3 +359,129 @@ fn a_journal_that_is_gone_is_not_an_empty_one() {
         "a journal that is gone is not an empty one"
     );
 }
+
+// --- a failed sync is remembered ---
+
+/// One head that is killed and started again on one host: the page cache stays, the medium is what it is.
+fn again(tape: &CrashDisk) -> reveille::store::LayerStore {
+    open(Arc::new(tape.clone()), BOOT).unwrap().0
+}
+
+#[test]
+fn a_layer_whose_sync_failed_stays_poisoned_over_a_restart_of_the_process_and_not_of_the_host() {
+    let tape = CrashDisk::new();
+    let (store, _) = open(Arc::new(tape.clone()), BOOT).unwrap();
+    let (a, b) = (volume(&store, 0).unwrap(), volume(&store, 1).unwrap());
+    a.write(0, &sector(1, 0, 0)).unwrap();
+    b.write(0, &sector(2, 1, 0)).unwrap();
+    tape.fail_call(tape.calls(), Failure::Other, false);
+    assert_eq!(a.flush().unwrap_err().kind(), ErrorKind::Poisoned);
+    drop((a, b, store));
+    // Again and again: each start writes the soft log anew.
+    for _ in 0..3 {
+        let (store, report) = open(Arc::new(tape.clone()), BOOT).unwrap();
+        assert_eq!(report.poisoned, [id(0)]);
+        assert!(store.stats(id(0)).poisoned);
+        let (a, b) = (volume(&store, 0).unwrap(), volume(&store, 1).unwrap());
+        assert_eq!(a.flush().unwrap_err().kind(), ErrorKind::Poisoned);
+        let refused = a.write(0, &sector(3, 0, 0)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Poisoned);
+        assert!(refused.to_string().contains("reset the layer"), "{refused}");
+        assert_eq!(contents(&a, 0).unwrap()[0], 1, "reads go on");
+        b.write(0, &sector(4, 1, 0)).unwrap();
+        b.flush().unwrap();
+        store.checkpoint().unwrap();
+    }
+    let image = tape.process_kill(tape.moment(), 0);
+    let (store, report) = open(Arc::new(image), NEXT_BOOT).unwrap();
+    assert!(report.poisoned.is_empty(), "the page cache is gone");
+    let a = volume(&store, 0).unwrap();
+    a.write(0, &sector(5, 0, 0)).unwrap();
+    a.flush().unwrap();
+    // A reset ends it too, for good.
+    again(&tape).reset(id(0)).unwrap();
+    let store = again(&tape);
+    let a = volume(&store, 0).unwrap();
+    a.write(0, &sector(6, 0, 0)).unwrap();
+    a.flush().unwrap();
+}
+
+/// What each layer's newest flush that was answered GOOD promised for its first sector; 0 for nothing yet.
+type Promised = [u64; 3];
+
+/// Writes and flushes; a failed flush promises nothing.
+fn work(store: &reveille::store::LayerStore, promised: &mut Promised, tag: u64) {
+    for layer in 0..2 {
+        let Ok(volume) = volume(store, layer) else {
+            continue;
+        };
+        let wrote = volume
+            .write(0, &sector(tag + layer as u64, layer, 0))
+            .is_ok();
+        let known = contents(&volume, layer).unwrap()[0];
+        if volume.flush().is_ok() {
+            assert!(wrote || known != 0);
+            promised[layer] = known;
+        }
+    }
+}
+
+/// One call fails at `call`, the process is killed and started again, goes on, is killed again; then the power is cut.
+/// What any flush promised, before or after, must be on the medium.
+fn fail_kill_go_on(call: u64) -> Option<usize> {
+    let tape = CrashDisk::new();
+    let mut promised = Promised::default();
+    let mut store = again(&tape);
+    if call < tape.calls() {
+        return Some(0);
+    }
+    work(&store, &mut promised, 100);
+    tape.fail_call(call, Failure::Other, false);
+    work(&store, &mut promised, 200);
+    store.checkpoint().ok();
+    work(&store, &mut promised, 300);
+    let reached = tape.calls() > call;
+    tape.heal();
+    let mut poisoned = 0;
+    for start in 0..2 {
+        drop(store);
+        let (fresh, report) = open(Arc::new(tape.clone()), BOOT).unwrap();
+        store = fresh;
+        poisoned += report.poisoned.len();
+        work(&store, &mut promised, 400 + start * 100);
+    }
+    drop(store);
+    for (at, image) in tape
+        .crash_images(tape.moment(), call, 24)
+        .into_iter()
+        .enumerate()
+    {
+        let (store, report) = open(Arc::new(image), NEXT_BOOT).unwrap();
+        for layer in 0..2 {
+            let found = volume(&store, layer).map(|volume| contents(&volume, layer).unwrap()[0]);
+            let found =
+                found.unwrap_or_else(|e| panic!("call {call}, cut {at}, layer {layer}: {e}"));
+            let right = promised[layer];
+            // A later write that no flush promised may be there as well: its tag is larger.
+            assert!(
+                right == 0 || found >= right && found != BASE,
+                "call {call}, cut {at}, layer {layer}: {found} where {right} was promised; {report:?}"
+            );
+        }
+    }
+    reached.then_some(poisoned)
+}
+
+#[test]
+fn no_flush_after_a_failed_sync_and_a_kill_promises_what_is_not_on_the_medium() {
+    let (mut call, mut poisoned) = (0, 0);
+    while let Some(found) = fail_kill_go_on(call) {
+        poisoned += found;
+        call += 1;
+    }
+    println!("{call} calls failed one by one, {poisoned} starts with a poisoned layer");
+    assert!(
+        call > 20 && poisoned > 6,
+        "{call} calls, {poisoned} poisoned"
+    );
+}

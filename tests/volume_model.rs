@@ -32,6 +32,7 @@ fn small() -> Options {
         soft_bytes: 1000,
         files_open: 2,
         background: false,
+        ..Options::default()
     }
 }
 

@@ -125,6 +125,9 @@ async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, ApiError> 
             "# HELP reveille_{name} {help}\n# TYPE reveille_{name} gauge\nreveille_{name} {value}\n"
         );
     }
+    let head = std::sync::Arc::clone(&app.head);
+    let space = app.blocking(move |_| Ok(head.space_metrics())).await?;
+    text += &space;
     text += &live.iscsi.metrics();
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }

@@ -179,6 +179,8 @@ pub(crate) mod test {
             boot: BootMode::Image,
             loader: LoaderPolicy::Auto,
             disk: crate::catalog::DiskTraits::default(),
+            layer_limit: None,
+            layer_warn: None,
             power: None,
             secret: Secret("abcdefghijkl1234".into()),
             head_secret: Secret("4321lkjihgfedcba".into()),

@@ -261,6 +261,12 @@ pub struct NodeRecord {
     /// What its disk is beyond a plain one; from its next login on.
     #[serde(default, skip_serializing_if = "DiskTraits::is_default")]
     pub disk: DiskTraits,
+    /// Bytes that its layer may hold; 0 is no limit. Absent: what is usual on this head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_limit: Option<u64>,
+    /// Bytes of its layer beyond which its owner is told; 0 is never. Absent: what is usual on this head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_warn: Option<u64>,
     /// Command template of its power driver, with `{node}`, `{mac}` and `{action}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<String>,
@@ -284,6 +290,12 @@ impl NodeRecord {
             let context = format!("node `{name}` {why}");
             Err(Error::new(ErrorKind::Invalid, context))
         };
+        if let (Some(most), Some(warn)) = (self.layer_limit, self.layer_warn)
+            && most > 0
+            && warn > most
+        {
+            return wrong("would be warned beyond the limit of its layer; warn below it".into());
+        }
         let most = limits::MACS_PER_NODE;
         if self.macs.len() > most {
             return wrong(format!("has more than {most} MAC addresses; name fewer"));

@@ -95,6 +95,8 @@ fn node(n: u32) -> NodeRecord {
         boot: BootMode::Image,
         loader: LoaderPolicy::Auto,
         disk: crate::catalog::DiskTraits::default(),
+        layer_limit: None,
+        layer_warn: None,
         power: None,
         secret: Secret("0123456789abcdef".into()),
         head_secret: Secret("fedcba9876543210".into()),

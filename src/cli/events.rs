@@ -115,6 +115,7 @@ fn describe(kind: &EventKind) -> String {
 fn describe_rare(kind: &EventKind) -> String {
     match kind {
         EventKind::VolumeFailed { reason } => format!("disk failed: {reason}"),
+        EventKind::LayerSpace { detail, .. } => format!("space: {detail}"),
         EventKind::ClonedInitiator {
             initiator,
             first,

@@ -80,15 +80,21 @@ fn list(layers: &[LayerView], output: Format) -> anyhow::Result<Exit> {
     let now = UnixMillis::now();
     Listing {
         items: layers,
-        header: &["node", "mode", "image", "own data", "zeroed", "since"],
+        header: &[
+            "node", "mode", "image", "own data", "limit", "on disk", "full", "since", "space",
+        ],
         row: &|l| {
             vec![
                 l.node.to_string(),
                 l.mode.as_str().to_owned(),
                 l.image.clone().unwrap_or_else(|| "-".into()),
                 HumanBytes(l.held.data_bytes).to_string(),
-                HumanBytes(l.held.zero_bytes).to_string(),
+                l.limit
+                    .map_or("-".into(), |most| HumanBytes(most).to_string()),
+                HumanBytes(l.allocated_bytes).to_string(),
+                l.growth.map_or("-".into(), |growth| growth.full()),
                 l.since.map_or("-".into(), |at| ago(at, now)),
+                l.space.clone().unwrap_or_else(|| "-".into()),
             ]
         },
         name: &|l| l.node.to_string(),
@@ -113,6 +119,15 @@ fn describe(layer: &LayerView) -> String {
         ("next image", layer.wanted.clone().unwrap_or_default()),
         ("own data", HumanBytes(layer.held.data_bytes).to_string()),
         ("zeroed", HumanBytes(layer.held.zero_bytes).to_string()),
+        ("on disk", HumanBytes(layer.allocated_bytes).to_string()),
+        ("limit", bytes_or_none(layer.limit)),
+        ("warning", bytes_or_none(layer.warn)),
+        (
+            "growth",
+            layer.growth.map(|g| g.to_string()).unwrap_or_default(),
+        ),
+        ("space", layer.space.clone().unwrap_or_default()),
+        ("trouble", layer.trouble.clone().unwrap_or_default()),
         (
             "boot",
             layer.boot.map(|b| b.to_string()).unwrap_or_default(),
@@ -122,4 +137,8 @@ fn describe(layer: &LayerView) -> String {
             layer.since.map(|at| ago(at, now)).unwrap_or_default(),
         ),
     ])
+}
+
+fn bytes_or_none(bytes: Option<u64>) -> String {
+    bytes.map_or("none".to_owned(), |bytes| HumanBytes(bytes).to_string())
 }

@@ -16,7 +16,7 @@ use crate::head::{
     NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeSecretsSet, NodeView, NodesDone,
 };
 use crate::names::{Mac, NodeName};
-use crate::units::UnixMillis;
+use crate::units::{HumanBytes, UnixMillis, parse_bytes};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -147,6 +147,12 @@ pub(super) struct Set {
     /// default for none. Counts from their next login on
     #[arg(long, value_name = "LIST")]
     disk: Option<DiskTraits>,
+    /// What their layers may hold, like 4G; `none` for no limit, `default` for the head's. Counts at once
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    layer_limit: Option<Size>,
+    /// From which size of their layers on to warn, like 3G; `none` for never, `default` for the head's
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    layer_warn: Option<Size>,
     /// Power command; an empty text clears it
     #[arg(long, value_name = "COMMAND")]
     power: Option<String>,
@@ -162,6 +168,30 @@ pub(super) struct Set {
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
+}
+
+/// A size, `none` (0) or `default` (absent).
+#[derive(Clone, Copy, Debug)]
+struct Size(Option<u64>);
+
+fn size(text: &str) -> Result<Size, String> {
+    match text {
+        "default" => Ok(Size(None)),
+        "none" => Ok(Size(Some(0))),
+        _ => match parse_bytes(text) {
+            Some(bytes) if bytes > 0 => Ok(Size(Some(bytes))),
+            _ => Err("must be like 512M, 4G or 1T, or `none`, or `default`".to_owned()),
+        },
+    }
+}
+
+/// As [`size`] reads it.
+fn size_text(given: Option<u64>) -> String {
+    match given {
+        None => String::new(),
+        Some(0) => "none".to_owned(),
+        Some(bytes) => HumanBytes(bytes).to_string(),
+    }
 }
 
 /// The words of an enum of the catalog: checked here, read by its own serde names.
@@ -301,6 +331,8 @@ async fn set(door: &Door, args: Set) -> anyhow::Result<Exit> {
         boot: args.boot.as_deref().map(word).transpose()?,
         loader: args.loader.as_deref().map(word).transpose()?,
         disk: args.disk,
+        layer_limit: args.layer_limit.map(|size| size.0),
+        layer_warn: args.layer_warn.map(|size| size.0),
         power: args.power.map(clearable),
         macs: args.macs,
         ip,
@@ -391,6 +423,9 @@ fn describe(n: &NodeView) -> String {
         ("boot", n.boot.as_str().to_owned()),
         ("loader", n.loader.as_str().to_owned()),
         ("disk traits", n.disk.to_string()),
+        ("layer limit", size_text(n.layer_limit)),
+        ("layer warning", size_text(n.layer_warn)),
+        ("space", n.space.clone().unwrap_or_default()),
         ("power", n.power.clone().unwrap_or_default()),
         ("layer", n.layer.to_string()),
         ("disk", n.disk_uuid.clone()),

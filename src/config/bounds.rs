@@ -3,6 +3,7 @@
 use super::file::Limits;
 use super::settings::LimitSettings;
 use crate::limits;
+use crate::units::parse_bytes;
 
 pub(super) fn limits(file: &Limits) -> Result<LimitSettings, String> {
     let data_memory = match file.data_memory.as_deref() {
@@ -23,7 +24,20 @@ pub(super) fn limits(file: &Limits) -> Result<LimitSettings, String> {
     let of_one = limits::UNAUTHENTICATED_PER_ADDRESS.min(half);
     let connections = limits::SESSIONS_MAX.min(fit);
     let per_node = limits::SESSIONS_PER_TARGET;
+    let layer = size("layer", file.layer.as_deref())?;
+    let layer_warn = size("layer_warn", file.layer_warn.as_deref())?;
+    if let (Some(most), Some(warn)) = (layer, layer_warn)
+        && warn > most
+    {
+        return Err(
+            "limits.layer_warn is above limits.layer; nothing would be told before the limit"
+                .into(),
+        );
+    }
     Ok(LimitSettings {
+        layer,
+        layer_warn,
+        reserve: size("reserve", file.reserve.as_deref())?,
         // Firmware that was left behind, the system and its second path must fit.
         sessions_per_node: within(
             "sessions_per_node",
@@ -59,6 +73,16 @@ fn within(
     Err(format!(
         "limits.{key} {value}: must be between {low} and {high}"
     ))
+}
+
+/// A number of bytes, or nothing said.
+fn size(key: &str, given: Option<&str>) -> Result<Option<u64>, String> {
+    let read = |text: &str| {
+        parse_bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| {
+            format!("limits.{key} `{text}`: must be like \"512M\", \"4G\" or \"1T\"")
+        })
+    };
+    given.map(read).transpose()
 }
 
 /// `512M`, `2G`.

@@ -43,6 +43,9 @@ pub(super) struct Limits {
     pub(super) data_memory: Option<String>,
     pub(super) logins_in_progress: Option<usize>,
     pub(super) logins_per_address: Option<usize>,
+    pub(super) layer: Option<String>,
+    pub(super) layer_warn: Option<String>,
+    pub(super) reserve: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -119,6 +119,12 @@ pub struct LimitSettings {
     pub logins_in_progress: usize,
     /// The same of one address.
     pub logins_per_address: usize,
+    /// Bytes that a node's layer may hold.
+    pub layer: Option<u64>,
+    /// Bytes of a layer beyond which its owner is told.
+    pub layer_warn: Option<u64>,
+    /// Bytes of the file system that nodes' new blocks never take; none: by its size.
+    pub reserve: Option<u64>,
 }
 
 /// Settings of the boot services.
@@ -433,6 +439,12 @@ mod test {
             ("[limits]\ndata_memory=\"64M\"", "limits.data_memory"),
             ("[limits]\ndata_memory=\"lots\"", "limits.data_memory"),
             ("[limits]\nconnections=100000", "limits.connections"),
+            ("[limits]\nlayer=\"4\\u00a0G\"", "limits.layer"),
+            (
+                "[limits]\nlayer=\"1G\"\nlayer_warn=\"2G\"",
+                "limits.layer_warn",
+            ),
+            ("[limits]\nreserve=\"0\"", "limits.reserve"),
             (
                 "[limits]\nlogins_in_progress=0",
                 "limits.logins_in_progress",

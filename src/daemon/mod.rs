@@ -20,6 +20,8 @@ use crate::boot::{BootServices, Running};
 use crate::config::Settings;
 use crate::head::Head;
 use crate::iscsi::Server;
+use crate::limits;
+use crate::units::UnixMillis;
 use crate::wave::Waves;
 
 /// What listens where; prints as the one line that says the head is ready.
@@ -88,6 +90,7 @@ async fn serve(
         .map(|options| BootServices::start(Arc::clone(&head), &options))
         .transpose()
         .context("boot services")?;
+    let watch = tokio::spawn(watch_space(Arc::clone(&head)));
     let app = App::daemon(head, live);
     let api = tokio::spawn(async move { axum::serve(listener, router(app)).await });
     let ready = Ready {
@@ -109,9 +112,22 @@ async fn serve(
     }
     tokio::task::spawn_blocking(move || iscsi.shutdown()).await?;
     api.abort();
+    watch.abort();
     // The file stays when it cannot be removed; the next start replaces it.
     let _ = std::fs::remove_file(&settings.socket);
     Ok(())
+}
+
+/// Notes once a minute how full everything is, for forecasts.
+async fn watch_space(head: Arc<Head>) {
+    let mut tick = tokio::time::interval(limits::SPACE_EVERY);
+    loop {
+        tick.tick().await;
+        let head = Arc::clone(&head);
+        let noted = tokio::task::spawn_blocking(move || head.sample_space(UnixMillis::now()));
+        // A head that cannot start a thread has other worries than a forecast.
+        let _ = noted.await;
+    }
 }
 
 /// `dhcp=...` and so on: where boot services listen.

@@ -13,6 +13,9 @@ pub(super) fn head(settings: &Settings) -> HeadOptions {
     HeadOptions {
         journal_bytes: Some(settings.store.journal_bytes),
         soft_bytes: Some(settings.store.soft_bytes),
+        layer_limit: settings.limits.layer,
+        layer_warn: settings.limits.layer_warn,
+        reserve: settings.limits.reserve,
         ..HeadOptions::default()
     }
 }

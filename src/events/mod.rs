@@ -219,6 +219,13 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// A layer's space: `warned`, `at-limit` or `disk-full`. Told once, until it is over and happens again.
+    LayerSpace {
+        /// Which.
+        state: String,
+        /// A sentence with the figures and the next step.
+        detail: String,
+    },
     /// Two machines use one initiator name and push each other's sessions out.
     ClonedInitiator {
         /// The name.

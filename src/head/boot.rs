@@ -89,6 +89,7 @@ impl Head {
         };
         // After a restart of the head the events of a boot that goes on still belong to it.
         self.bus.resume_boot(node, binding.boot);
+        self.limit(&record);
         let volume = self
             .open_volume(&binding)
             .map_err(|e| e.within(format!("node `{node}`: the disk cannot be opened")))?;
@@ -277,16 +278,18 @@ impl Head {
         })
     }
 
-    /// Forgets what a boot knew of a layer that was reset by hand.
-    pub(super) fn make_void(&self, layer: LayerId) -> Result<()> {
+    /// Forgets what boots knew of layers that were reset by hand, in one change of the catalog.
+    pub(super) fn make_void(&self, layers: impl Iterator<Item = LayerId>) -> Result<()> {
         self.catalog.transact(|changes| {
-            let bound = changes.view().binding(layer).cloned();
-            if let Some(bound) = bound.filter(|b| b.boot != NO_BOOT) {
-                let mut void = Binding::clone(&bound);
-                void.boot = NO_BOOT;
-                void.began = None;
-                void.reservations = None;
-                changes.put_binding(void)?;
+            for layer in layers {
+                let bound = changes.view().binding(layer).cloned();
+                if let Some(bound) = bound.filter(|b| b.boot != NO_BOOT) {
+                    let mut void = Binding::clone(&bound);
+                    void.boot = NO_BOOT;
+                    void.began = None;
+                    void.reservations = None;
+                    changes.put_binding(void)?;
+                }
             }
             Ok(())
         })

@@ -1,15 +1,20 @@
 //! Layers: what they hold, and throwing it away by hand. Every call to the store's layers is here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::boot::{self, NO_BOOT};
 use super::error::{HeadError, Result};
+use super::forecast::Growth;
+use super::space::space_trouble;
 use super::{Head, NodesDone};
 use crate::catalog::{LayerMode, NodeRecord, Snapshot};
+use crate::limits;
 use crate::names::{BootId, ImageId, LayerId, NodeName, NodeSet};
 use crate::store::VolumeSpec;
+use crate::store::layer::RoomStats;
 use crate::store::{Durability, Volume};
 use crate::units::{BLOCK_BYTES, UnixMillis};
 
@@ -54,6 +59,21 @@ pub struct LayerView {
     /// How much it holds.
     #[serde(flatten)]
     pub held: LayerUse,
+    /// Bytes that the file system holds for it.
+    #[serde(default)]
+    pub allocated_bytes: u64,
+    /// Bytes that are its own at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// Bytes beyond which is warned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn: Option<u64>,
+    /// How it grows, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
+    /// What is to be told of its space now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
     /// Why it is not served, if so; a reset makes it whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -79,11 +99,14 @@ impl Head {
     pub fn layers(&self, nodes: Option<&str>) -> Result<Vec<LayerView>> {
         let now = self.snapshot();
         let views = self.chosen(&now, nodes)?;
-        let view = |node: &Arc<NodeRecord>| self.layer_view(&now, node);
+        // Asked once for all of them; a file system that does not tell costs the forecast only.
+        let room = self.store.layers.room().unwrap_or(None);
+        let view = |node: &Arc<NodeRecord>| self.layer_view(&now, node, room);
         Ok(views.iter().map(view).collect())
     }
 
-    fn layer_view(&self, now: &Snapshot, node: &NodeRecord) -> LayerView {
+    fn layer_view(&self, now: &Snapshot, node: &NodeRecord, room: Option<RoomStats>) -> LayerView {
+        let stats = self.store.layers.stats(node.layer);
         let bound = now.binding(node.layer).filter(|b| b.boot != NO_BOOT);
         let bound = bound.filter(|b| !self.is_lost(b));
         let wanted = node.image.as_ref().and_then(|image| {
@@ -100,6 +123,11 @@ impl Head {
             boot: bound.map(|b| b.boot),
             since: bound.map(|b| b.at),
             held: self.layer_use(node.layer),
+            allocated_bytes: stats.allocated_bytes,
+            limit: stats.limits.most,
+            warn: stats.limits.warn,
+            growth: self.growth_of(node.layer, &stats, room),
+            space: space_trouble(&stats),
             trouble: self.layer_trouble(node.layer).map(str::to_owned),
         }
     }
@@ -119,26 +147,54 @@ impl Head {
             refuse_busy(&set, busy, "their layers cannot be reset")?;
         }
         let mut notices = Vec::new();
-        for node in &self.chosen(&self.snapshot(), Some(&ask.nodes))? {
-            if ask.dry_run {
-                continue;
-            }
-            let run = self.runs.of(&node.name);
-            let _run = boot::lock(&run);
-            // Void first: no login may take an emptied layer for the disk it had.
-            self.make_void(node.layer)?;
+        let nodes = self.chosen(&self.snapshot(), Some(&ask.nodes))?;
+        if let (false, [node]) = (ask.dry_run, nodes.as_slice()) {
             let held = self.layer_use(node.layer);
-            self.layer_reset(node.layer)
-                .map_err(|e| e.within(format!("node `{}`", node.name)))?;
-            if held.holds_data() && set.len() == 1 {
+            if held.holds_data() {
                 let bytes = crate::units::HumanBytes(held.data_bytes);
                 notices.push(format!("{bytes} of node `{}` are thrown away", node.name));
+            }
+        }
+        if !ask.dry_run {
+            for some in nodes.chunks(limits::RESETS_AT_ONCE) {
+                self.reset_together(some)?;
             }
         }
         Ok(NodesDone {
             nodes: set,
             notices,
             dry_run: ask.dry_run,
+        })
+    }
+
+    /// Resets some layers with one change of the catalog, and so many at the same time that their journal records
+    /// share syncs.
+    fn reset_together(&self, nodes: &[Arc<NodeRecord>]) -> Result<()> {
+        let runs: Vec<_> = nodes.iter().map(|node| self.runs.of(&node.name)).collect();
+        // In the order of the names, as every other reset: none waits for another in a circle.
+        let _runs: Vec<_> = runs.iter().map(|run| boot::lock(run)).collect();
+        // Void first: no login may take an emptied layer for the disk it had.
+        self.make_void(nodes.iter().map(|node| node.layer))?;
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(node) = nodes.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.layer_reset(node.layer)
+                    .map_err(|e| e.within(format!("node `{}`", node.name)))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads = limits::RESET_THREADS.min(nodes.len());
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut done = work();
+            for other in others {
+                // A release build ends at a panic; in tests it is the panic that counts.
+                let ended = other
+                    .join()
+                    .unwrap_or_else(|e| std::panic::resume_unwind(e));
+                done = done.and(ended);
+            }
+            done
         })
     }
 
@@ -172,6 +228,7 @@ impl Head {
 
     pub(super) fn layer_remove(&self, layer: LayerId) -> Result<()> {
         self.store.layers.remove(layer)?;
+        self.store.layers.set_limits(layer, None);
         self.sanitize_over(layer)
     }
 

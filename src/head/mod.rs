@@ -20,6 +20,7 @@ mod boot;
 mod collect;
 mod drain;
 mod error;
+mod forecast;
 pub mod gate;
 mod image_edit;
 mod images;
@@ -33,6 +34,7 @@ mod reservations;
 mod sanitize;
 mod secrets;
 mod select;
+mod space;
 mod state_dir;
 
 use std::path::Path;
@@ -46,12 +48,13 @@ use crate::limits;
 use crate::names::NodeSet;
 use crate::store::disk::Disk;
 use crate::store::disk_file::RealDisk;
-use crate::store::layer::{Options as LayerOptions, Recovery};
+use crate::store::layer::{LayerLimits, Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
 pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
+pub use forecast::Growth;
 pub use gate::{Admission, Gate};
 pub use image_edit::{ImageRemove, ImageRemoved, ImageTag, ImageTagged, ImageUntag};
 pub use images::{
@@ -63,6 +66,8 @@ pub use node_edit::{NodeChange, NodeRemove, NodeView};
 pub use nodes::{NodeAdd, NodeApprove};
 pub use reservations::DiskIdentity;
 pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
+
+pub use space::{RoomView, SpaceTotals};
 
 use error::Result;
 use state_dir::StateDir;
@@ -90,6 +95,12 @@ pub struct HeadOptions {
     pub journal_bytes: Option<u64>,
     /// Growth of the layers' soft log at which it is rewritten, bytes.
     pub soft_bytes: Option<u64>,
+    /// Bytes that a layer may hold when its node says nothing else.
+    pub layer_limit: Option<u64>,
+    /// Bytes of a layer beyond which is warned when its node says nothing else.
+    pub layer_warn: Option<u64>,
+    /// Bytes of the file system that nodes' new blocks never take; none: by its size.
+    pub reserve: Option<u64>,
 }
 
 impl HeadOptions {
@@ -100,6 +111,11 @@ impl HeadOptions {
             journal_bytes,
             journal_step: usual.journal_step.min(journal_bytes),
             soft_bytes: self.soft_bytes.unwrap_or(usual.soft_bytes),
+            limits: LayerLimits {
+                warn: self.layer_warn,
+                most: self.layer_limit,
+            },
+            reserve: self.reserve,
             ..usual
         }
     }
@@ -117,6 +133,7 @@ pub struct Head {
     collection: collect::Collection,
     drains: arc_swap::ArcSwap<Drains>,
     drain_turn: std::sync::Mutex<()>,
+    trends: std::sync::Mutex<forecast::Trends>,
     /// Ephemeral layers of boots up to this one are lost.
     lost_boots: u64,
     /// Persistent layers of boots up to this one may lack what was answered and not flushed.
@@ -178,6 +195,7 @@ impl Head {
             collection: collect::Collection::default(),
             drains: arc_swap::ArcSwap::from_pointee(drain::load(&catalog)),
             drain_turn: std::sync::Mutex::default(),
+            trends: std::sync::Mutex::default(),
             catalog,
             store,
             lost_boots: begun.lost_boots,
@@ -186,6 +204,7 @@ impl Head {
             _state: state,
         };
         head.drop_stray_layers()?;
+        head.apply_all_limits();
         Ok(head)
     }
 
@@ -275,6 +294,13 @@ fn tell(recovery: &Recovery) {
     );
     for (layer, why) in &recovery.damaged {
         tracing::error!(%layer, why, "a layer is not served until it is reset");
+    }
+    for layer in &recovery.poisoned {
+        tracing::error!(
+            %layer,
+            "a sync of this layer failed before this start: it takes no writes until it is reset, or this \
+             machine is restarted"
+        );
     }
     for note in &recovery.notes {
         tracing::warn!(note, "recovery of the layers");

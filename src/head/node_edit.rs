@@ -43,6 +43,15 @@ pub struct NodeView {
     /// What its disk is beyond a plain one; empty: nothing.
     #[serde(default)]
     pub disk: DiskTraits,
+    /// Bytes that its layer may hold, if it has a limit of its own; 0 is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_limit: Option<u64>,
+    /// Bytes of its layer beyond which is warned, if it has a warning of its own; 0 is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_warn: Option<u64>,
+    /// What is to be told of its layer's space now: it is warned of, or full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<String>,
     /// Command template of its power driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<String>,
@@ -71,6 +80,12 @@ pub struct NodeChange {
     pub loader: Option<LoaderPolicy>,
     /// What their disks are beyond plain ones, from their next logins on.
     pub disk: Option<DiskTraits>,
+    /// Bytes that their layers may hold, at once; 0 is no limit, `null` what is usual.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub layer_limit: Option<Option<u64>>,
+    /// Bytes of their layers beyond which is warned; 0 is never, `null` what is usual.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub layer_warn: Option<Option<u64>>,
     /// Command template of their power driver.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub power: Option<Option<String>>,
@@ -112,7 +127,11 @@ impl Head {
     pub fn nodes(&self, nodes: Option<&str>) -> Result<Vec<NodeView>> {
         let now = self.snapshot();
         let chosen = self.chosen(&now, nodes)?;
-        Ok(chosen.iter().map(|node| node_view(&now, node)).collect())
+        let view = |node: &std::sync::Arc<NodeRecord>| NodeView {
+            space: self.space_trouble(node.layer),
+            ..node_view(&now, node)
+        };
+        Ok(chosen.iter().map(view).collect())
     }
 
     /// Changes nodes, all or none. What a running node has stays until its next boot.
@@ -147,6 +166,9 @@ impl Head {
             }
             Ok(notices)
         })?;
+        if !ask.dry_run && (ask.layer_limit.is_some() || ask.layer_warn.is_some()) {
+            self.apply_limits(&set);
+        }
         if let (Some(macs), false) = (&ask.macs, ask.dry_run) {
             self.pending_taken(macs.iter().copied());
         }
@@ -218,6 +240,9 @@ fn node_view(now: &Snapshot, node: &NodeRecord) -> NodeView {
         boot: node.boot,
         loader: node.loader,
         disk: node.disk,
+        layer_limit: node.layer_limit,
+        layer_warn: node.layer_warn,
+        space: None,
         power: node.power.clone(),
         layer: node.layer,
         disk_uuid: node.disk_uuid.clone(),
@@ -243,6 +268,8 @@ fn changed(old: &NodeRecord, ask: &NodeChange) -> Result<NodeRecord> {
     node.boot = ask.boot.unwrap_or(node.boot);
     node.loader = ask.loader.unwrap_or(node.loader);
     node.disk = ask.disk.unwrap_or(node.disk);
+    node.layer_limit = ask.layer_limit.unwrap_or(node.layer_limit);
+    node.layer_warn = ask.layer_warn.unwrap_or(node.layer_warn);
     if ask.new_secret {
         (node.secret, node.head_secret) = super::mint::secrets()?;
     }

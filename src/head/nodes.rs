@@ -184,6 +184,8 @@ fn new_records(ask: &NodeAdd, set: &NodeSet) -> Result<Vec<NodeRecord>> {
             boot: ask.boot,
             loader: ask.loader,
             disk: ask.disk,
+            layer_limit: None,
+            layer_warn: None,
             power: ask.power.clone(),
             secret,
             head_secret,

@@ -490,6 +490,10 @@ impl Executor {
             Completion::Io(finished) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.time(&finished);
+                // Before the answers: the next command hears of it.
+                if let Some(session) = &self.session {
+                    super::space::tell(&self.shared, session);
+                }
                 for one in finished {
                     self.finished(one, conn, now);
                 }

@@ -57,6 +57,7 @@ pub mod serial;
 pub mod server;
 pub mod session;
 mod shared;
+mod space;
 pub mod target;
 mod task;
 pub mod text;

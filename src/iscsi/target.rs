@@ -179,6 +179,7 @@ impl OpenTarget {
         {
             let mut device = lock(&device);
             device.set_traits(traits);
+            device.set_threshold(attached.volume.limits().warn);
             device.sanitize_restore(attached.sanitize);
         }
         let unit = Unit {

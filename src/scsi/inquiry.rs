@@ -35,6 +35,9 @@ const NOT_ROTATING: [u8; 2] = [0, 1];
 /// LBPU, LBPWS, LBPWS10, LBPRZ.
 const PROVISIONING: u8 = 0x80 | 0x40 | 0x20 | 0x04;
 const THIN: u8 = 2;
+/// log2 of the logical blocks in a threshold set: thresholds of mode page 1Ch/02h count whole MiB (SBC-3 6.6.6).
+const THRESHOLD_EXPONENT: u8 = 11;
+const _: () = assert!(SECTOR_BYTES << THRESHOLD_EXPONENT == super::mode::THRESHOLD_SET_BYTES);
 /// Page 87h: one descriptor for all mode pages and subpages, MODE PAGE POLICY 00b, shared by all initiators.
 const MODE_POLICY: [u8; 4] = [0x3F, 0xFF, 0x00, 0x00];
 /// RELATIVE TARGET PORT IDENTIFIER and TARGET PORT GROUP. All portals of a target are one iSCSI portal group,
@@ -88,7 +91,7 @@ static PAGES: [Page; 10] = [
     },
     Page {
         code: 0xB2,
-        build: |_| vec![0, PROVISIONING, THIN, 0],
+        build: |_| vec![THRESHOLD_EXPONENT, PROVISIONING, THIN, 0],
     },
 ];
 

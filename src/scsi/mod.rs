@@ -503,7 +503,7 @@ impl LogicalUnit {
         self.reserved_by = None;
         self.removal_prevented_by.clear();
         self.copies.reset();
-        self.modes = mode::Modes::of(&self.config);
+        self.modes = self.default_modes();
         for nexus in self.nexuses.all() {
             nexus.tell_reset(attention);
         }

@@ -1,7 +1,7 @@
 //! Mode parameters: MODE SENSE and MODE SELECT (SPC-4 6.9 to 6.12, 7.5; SBC-3 6.5).
 //!
-//! Pages 01, 08, 0A, 1C. Changeable: WCE (08), D_SENSE, SWP, UA_INTLCK_CTRL (00b, 10b) and TAS (0A). Nothing is
-//! saved.
+//! Pages 01, 08, 0A, 1C, 1C/02. Changeable: WCE (08), D_SENSE, SWP, UA_INTLCK_CTRL (00b, 10b) and TAS (0A). Nothing
+//! is saved.
 
 use crate::units::SECTOR_BYTES;
 
@@ -21,6 +21,18 @@ const TAS: u8 = 0x40;
 const WP: u8 = 0x80;
 const DPOFUA: u8 = 0x10;
 const ALL_PAGES: u8 = 0x3F;
+const ALL_SUBPAGES: u8 = 0xFF;
+/// SPF: the page has a subpage code and two bytes of length.
+const SPF: u8 = 0x40;
+/// LBPERE: thresholds are told and allocation that fails is told as such (SBC-3 6.5.8).
+const LBPERE: u8 = 0x80;
+/// ENABLED, soft threshold, ARMING 001b: told when what is used grows past it (SBC-3 6.5.9).
+const THRESHOLD_ENABLED: u8 = 0x80;
+const ARMED_UPWARDS: u8 = 0x01;
+/// THRESHOLD RESOURCE: used LBA mapping resources.
+const USED_RESOURCES: u8 = 0x02;
+/// Bytes of a threshold set.
+pub(super) const THRESHOLD_SET_BYTES: u64 = 1 << 20;
 
 /// The changeable mode parameters of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +42,8 @@ pub(super) struct Modes {
     software_protected: bool,
     keeps_attentions: bool,
     tells_aborts: bool,
+    /// Threshold sets in use beyond which initiators are told. Set by the target, not by initiators.
+    threshold: Option<u32>,
 }
 
 impl Modes {
@@ -41,6 +55,7 @@ impl Modes {
             software_protected: false,
             keeps_attentions: false,
             tells_aborts: false,
+            threshold: None,
         }
     }
 
@@ -70,18 +85,20 @@ impl Modes {
     }
 }
 
-/// A page: header, then its values. `mask` has the changeable bits set; both begin behind the 2-byte
-/// header.
+/// A page: header, then its values. `mask` has the changeable bits set; both begin behind the header of 2 bytes,
+/// or 4 with a subpage code.
 struct Page {
     code: u8,
+    /// 0: the page has no subpage code.
+    sub: u8,
     len: usize,
     values: fn(Modes) -> [u8; BODY_MAX],
     mask: [u8; BODY_MAX],
     keep: fn(&mut Modes, &[u8; BODY_MAX]),
 }
 
-/// Longest page body: page 08h.
-const BODY_MAX: usize = 18;
+/// Longest page body: page 1Ch/02h.
+const BODY_MAX: usize = 20;
 
 const fn body<const N: usize>(bytes: [u8; N]) -> [u8; BODY_MAX] {
     let mut all = [0; BODY_MAX];
@@ -98,18 +115,20 @@ const fn flag(on: bool, bit: u8) -> u8 {
 }
 
 /// Ascending.
-static PAGES: [Page; 4] = [
+static PAGES: [Page; 5] = [
     // Read-write error recovery: nothing to recover by ourselves.
     Page {
         code: 0x01,
+        sub: 0,
         len: 10,
-        values: |_| body([]),
+        values: |_| body([0, 0, 0, 0, 0, LBPERE]),
         mask: body([]),
         keep: |_, _| {},
     },
     // Caching: WCE; RCD=0, the read cache is on.
     Page {
         code: 0x08,
+        sub: 0,
         len: 18,
         values: |modes| body([flag(modes.write_cache, WCE)]),
         mask: body([WCE]),
@@ -118,6 +137,7 @@ static PAGES: [Page; 4] = [
     // Control: TST=0, GLTSD=1, unrestricted reordering, QERR=0.
     Page {
         code: 0x0A,
+        sub: 0,
         len: 10,
         values: |modes| {
             let sense = flag(modes.descriptor_sense, D_SENSE);
@@ -137,27 +157,67 @@ static PAGES: [Page; 4] = [
     // Informational exceptions control: DEXCPT, there are none to report.
     Page {
         code: 0x1C,
+        sub: 0,
         len: 10,
         values: |_| body([0x08]),
         mask: body([]),
         keep: |_, _| {},
     },
+    // Logical block provisioning: SITUA=0, every nexus is told; one threshold, the warning of the disk's layer.
+    Page {
+        code: 0x1C,
+        sub: 0x02,
+        len: 20,
+        values: threshold,
+        mask: body([]),
+        keep: |_, _| {},
+    },
 ];
+
+fn threshold(modes: Modes) -> [u8; BODY_MAX] {
+    let mut page = body([]);
+    let count = modes.threshold.unwrap_or(0).to_be_bytes();
+    let enabled = flag(modes.threshold.is_some(), THRESHOLD_ENABLED);
+    let descriptor = [enabled | ARMED_UPWARDS, USED_RESOURCES, 0, 0];
+    let bytes = descriptor.into_iter().chain(count);
+    for (slot, byte) in page.iter_mut().skip(12).zip(bytes) {
+        *slot = byte;
+    }
+    page
+}
+
+impl Page {
+    /// What comes before its values.
+    fn header(&self) -> Vec<u8> {
+        let len = u8::try_from(self.len).unwrap_or(0);
+        if self.sub == 0 {
+            vec![self.code, len]
+        } else {
+            vec![SPF | self.code, self.sub, 0, len]
+        }
+    }
+
+    /// True when MODE SENSE asks for it with these codes (SPC-4 table 156).
+    const fn is_asked(&self, code: u8, subpage: u8) -> bool {
+        (code == ALL_PAGES || self.code == code) && (subpage == ALL_SUBPAGES || self.sub == subpage)
+    }
+}
 
 /// MODE SENSE(6), (10).
 pub(super) fn sense(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     let cdb = &call.cdb;
     let long = cdb.opcode() == 0x5A;
     let (code, subpage) = (cdb.byte(2) & 0x3F, cdb.byte(3));
-    if !matches!(subpage, 0x00 | 0xFF) {
-        return Err(Sense::cdb_field(3, None).into());
-    }
-    let chosen = |page: &&Page| code == ALL_PAGES || page.code == code;
-    if !PAGES.iter().any(|page| chosen(&page)) {
+    if !PAGES.iter().any(|page| page.is_asked(code, ALL_SUBPAGES)) {
         return Err(Sense::cdb_field(2, Some(5)).into());
     }
+    let chosen = |page: &&Page| page.is_asked(code, subpage);
+    let single = subpage == 0x00 || subpage == ALL_SUBPAGES || code != ALL_PAGES;
+    if !single || !PAGES.iter().any(|page| chosen(&page)) {
+        return Err(Sense::cdb_field(3, None).into());
+    }
     let control = cdb.byte(2) >> 6;
-    let default = Modes::of(&lu.config);
+    let default = lu.default_modes();
     let mut pages = Vec::with_capacity(64);
     for page in PAGES.iter().filter(chosen) {
         let values = match control {
@@ -166,8 +226,7 @@ pub(super) fn sense(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
             2 => (page.values)(default),
             _ => return Err(Sense::SAVING_NOT_SUPPORTED.into()),
         };
-        let len = u8::try_from(page.len).unwrap_or(0);
-        pages.extend_from_slice(&[page.code, len]);
+        pages.extend_from_slice(&page.header());
         pages.extend(values.iter().take(page.len));
     }
     let long_lba = long && cdb.has(1, 0x10);
@@ -180,6 +239,25 @@ pub(super) fn sense(lu: &mut LogicalUnit, call: &Call<'_>) -> Answer {
 }
 
 impl LogicalUnit {
+    /// The mode parameters without what initiators changed.
+    pub(super) fn default_modes(&self) -> Modes {
+        Modes {
+            threshold: self.modes.threshold,
+            ..Modes::of(&self.config)
+        }
+    }
+
+    /// The bytes in use beyond which [`super::News::SpaceThreshold`] is announced, for mode page 1Ch/02h.
+    pub fn set_threshold(&mut self, bytes: Option<u64>) {
+        let sets = bytes.map(|bytes| bytes / THRESHOLD_SET_BYTES);
+        let threshold = sets.map(|sets| u32::try_from(sets).unwrap_or(u32::MAX));
+        if std::mem::replace(&mut self.modes.threshold, threshold) != threshold {
+            for nexus in self.nexuses.all() {
+                nexus.tell(Attention::ModeChanged);
+            }
+        }
+    }
+
     /// SBC-3 6.5.2: number and length of the blocks. VMware reads the length from here.
     fn block_descriptor(&self, long_lba: bool) -> Vec<u8> {
         let blocks = self.blocks();
@@ -265,12 +343,21 @@ impl LogicalUnit {
 
 /// Checks one page of a MODE SELECT and keeps its values; the rest of the list comes back.
 fn take_page<'a>(modes: &mut Modes, list: &'a [u8], at: usize) -> Result<&'a [u8], Sense> {
-    let (&[code, len], rest) = list.split_first_chunk().ok_or(Sense::LIST_LENGTH)?;
-    // Bit 7 is PS, reserved here; bit 6 is SPF, and we have no subpages.
-    let page = PAGES.iter().find(|page| page.code == code & 0x7F);
-    let page = page.ok_or(list_field(at))?;
-    if usize::from(len) != page.len {
-        return Err(list_field(at + 1));
+    let (&[code, second], mut rest) = list.split_first_chunk().ok_or(Sense::LIST_LENGTH)?;
+    // Bit 7 is PS, reserved here.
+    let sub = if code & SPF == 0 { 0 } else { second };
+    let known = |page: &&Page| page.code == code & 0x3F && page.sub == sub;
+    let page = PAGES.iter().find(known).ok_or(list_field(at))?;
+    let (mut len, mut header) = (usize::from(second), 2);
+    if code & SPF != 0 {
+        if sub == 0 {
+            return Err(list_field(at));
+        }
+        let (bytes, behind) = rest.split_first_chunk().ok_or(Sense::LIST_LENGTH)?;
+        (len, header, rest) = (usize::from(u16::from_be_bytes(*bytes)), 4, behind);
+    }
+    if len != page.len {
+        return Err(list_field(at + header - 1));
     }
     let (new, rest) = rest.split_at_checked(page.len).ok_or(Sense::LIST_LENGTH)?;
     let current = (page.values)(*modes);
@@ -284,7 +371,7 @@ fn take_page<'a>(modes: &mut Modes, list: &'a [u8], at: usize) -> Result<&'a [u8
             return Err(Sense::INTERNAL);
         };
         if (byte ^ old) & !mask != 0 {
-            return Err(list_field(at + 2 + index));
+            return Err(list_field(at + header + index));
         }
         *slot = byte;
     }

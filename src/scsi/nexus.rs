@@ -39,7 +39,7 @@ pub(super) enum Attention {
 /// News of the disk that no initiator caused.
 ///
 /// A disk keeps its size as long as its unit lives, and a target its LUNs, so that today nothing in the target
-/// has these to tell.
+/// has the first two to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// Another size: 2A/09.

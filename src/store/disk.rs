@@ -22,6 +22,15 @@ pub enum OpenMode {
     CreateNew,
 }
 
+/// Space of the medium under a tree, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What this program may still take.
+    pub free: u64,
+}
+
 /// A directory tree.
 pub trait Disk: Debug + Send + Sync {
     /// Opens or makes a file.
@@ -36,6 +45,10 @@ pub trait Disk: Debug + Send + Sync {
     fn list(&self, path: &str) -> Result<Vec<String>>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &str) -> Result<()>;
+    /// Space of the medium; none for a tree that has no size of its own.
+    fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
 }
 
 /// An open file. All positions and lengths are bytes.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::ReadWriteFlags;
 
-use super::disk::{Disk, File, OpenMode};
+use super::disk::{Disk, File, OpenMode, Space};
 use super::error::{Error, Result};
 
 /// A directory of the real file system.
@@ -92,6 +92,21 @@ impl Disk for RealDisk {
         fs::File::open(&path)
             .and_then(|dir| dir.sync_all())
             .map_err(failed(&path, "sync directory"))
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        let told = rustix::fs::statvfs(&self.root)
+            .map_err(|e| failed(&self.root, "ask for the space of")(e.into()))?;
+        // What is available to us: root may also take what the file system keeps for it.
+        let free = if rustix::process::geteuid().is_root() {
+            told.f_bfree
+        } else {
+            told.f_bavail
+        };
+        Ok(Some(Space {
+            total: told.f_blocks.saturating_mul(told.f_frsize),
+            free: free.saturating_mul(told.f_frsize),
+        }))
     }
 }
 

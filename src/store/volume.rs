@@ -15,7 +15,7 @@ use super::disk::File;
 use super::image::Image;
 use super::layer::map::{BlockState, Span, span, span_len};
 use super::layer::state::{Layer, State};
-use super::layer::{Birth, Core};
+use super::layer::{Birth, Core, LayerLimits, SpaceNews};
 use super::{Buffer, Durability, Error, ErrorKind, ImageId, LayerId, Payload, Result};
 use crate::limits;
 use crate::units::{BLOCK_BYTES, ByteRange};
@@ -144,6 +144,18 @@ impl Volume {
     #[must_use]
     pub fn durability(&self) -> Durability {
         self.birth.durability
+    }
+
+    /// What it may hold.
+    #[must_use]
+    pub fn limits(&self) -> LayerLimits {
+        self.core.limits_of(self.layer.id)
+    }
+
+    /// What its owner should hear about its space since the last call.
+    #[must_use]
+    pub fn space_news(&self) -> Option<SpaceNews> {
+        self.layer.space_news()
     }
 
     /// The bytes if all are in memory, else `None`. Never blocks on I/O, takes no global lock.
@@ -319,6 +331,9 @@ impl Volume {
             return Ok(one(BlockState::Base, None));
         }
         let (first, last) = state.map.run_at(*blocks.start(), *blocks.end());
+        if state.file.is_some() {
+            self.layer.touch();
+        }
         if last == *blocks.end() {
             return Ok(one(first, state.file.clone()));
         }
@@ -359,17 +374,30 @@ impl Volume {
     fn write_held(&self, range: ByteRange, data: &[u8]) -> Result<()> {
         self.layer
             .begin_change(&self.core, self.session, self.birth)?;
-        let file = self.layer.file(&self.core)?;
         let (head, tail, fresh) = self.write_plan(range)?;
-        self.layer.mark_dirty();
+        let claim = self.layer.claim(&self.core, &fresh)?;
+        let file = self.file_for_write()?;
         let written = if head.is_none() && tail.is_none() {
             file.write_at(range.offset(), data)
         } else {
             self.write_completed(&*file, range, data, head, tail)
         };
-        written.map_err(|e| e.within(format!("layer {}", self.layer.id)))?;
+        written.map_err(|e| self.full(e).within(format!("layer {}", self.layer.id)))?;
         self.layer
-            .publish(&self.core, BlockState::Present, &fresh, true)
+            .publish(&self.core, BlockState::Present, &fresh, Some(claim))
+            .map_err(|e| self.full(e))
+    }
+
+    fn file_for_write(&self) -> Result<Arc<dyn File>> {
+        self.layer.file(&self.core).map_err(|e| self.full(e))
+    }
+
+    // The file system was full in spite of the reserve (a quota, another program): the owner is told.
+    fn full(&self, e: Error) -> Error {
+        if e.kind() == ErrorKind::NoSpace {
+            self.layer.disk_is_full();
+        }
+        e
     }
 
     // What must be put before and behind the data so that no block of the file is half filled, and the
@@ -474,8 +502,14 @@ impl Volume {
             return Ok(());
         };
         let (mut changed, mut freed) = (Vec::new(), Vec::new());
+        // A limit counts present blocks: of a limited layer every trimmed block leaves the disk, or a node could
+        // hold many times its limit by trimming in short runs.
+        let shortest = match self.limits().most {
+            Some(_) => 1,
+            None => limits::LAYER_PUNCH_BLOCKS,
+        };
         for (state, run) in self.state()?.map.runs(&blocks) {
-            if state == BlockState::Present && span_len(&run) >= limits::LAYER_PUNCH_BLOCKS {
+            if state == BlockState::Present && span_len(&run) >= shortest {
                 freed.push(run.clone());
             }
             if state != BlockState::Zero {
@@ -483,7 +517,7 @@ impl Volume {
             }
         }
         self.layer
-            .publish(&self.core, BlockState::Zero, &changed, false)?;
+            .publish(&self.core, BlockState::Zero, &changed, None)?;
         self.give_back(&freed);
         Ok(())
     }

@@ -23,6 +23,8 @@ pub struct TestHead {
     pub portal: Option<SocketAddr>,
     /// All addresses where it listens, `portal` first.
     pub portals: Vec<SocketAddr>,
+    /// Shell commands in a mount namespace of the head's own, before it starts in it: what they mount goes with it.
+    pub mounts: Option<String>,
 }
 
 impl TestHead {
@@ -46,6 +48,7 @@ impl TestHead {
             said: None,
             portal: None,
             portals: Vec::new(),
+            mounts: None,
         }
     }
 
@@ -62,6 +65,26 @@ impl TestHead {
         command
             .arg("--config")
             .arg(self.path("reveille.toml"))
+            .env("NO_COLOR", "1");
+        command
+    }
+
+    /// `reveille serve`, in its mount namespace if it wants one. The process is the head's own either way.
+    fn server(&self) -> Command {
+        let mut plain = self.command();
+        plain.arg("serve");
+        let Some(mounts) = &self.mounts else {
+            return plain;
+        };
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        command
+            .args(["--mount", "--propagation", "private", "--", "sh", "-c"])
+            .arg(format!("{mounts} && exec \"$0\" \"$@\""))
+            .arg(plain.get_program())
+            .args(plain.get_args())
             .env("NO_COLOR", "1");
         command
     }
@@ -122,8 +145,7 @@ impl TestHead {
             .open(self.path("serve.log"))
             .unwrap();
         let mut child = self
-            .command()
-            .arg("serve")
+            .server()
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()

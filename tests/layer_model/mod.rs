@@ -88,6 +88,7 @@ pub(crate) fn options(step: u64) -> Options {
         soft_bytes: 900,
         files_open: 2,
         background: false,
+        ..Options::default()
     }
 }
 

@@ -185,7 +185,7 @@ fn provisioning_pages_and_capacity_agree() {
     let mut bench = Bench::new();
     assert_eq!(
         bench.good(&inquiry(1, 0xB2, 255)),
-        [0, 0xB2, 0, 4, 0, 0xE4, 2, 0]
+        [0, 0xB2, 0, 4, 11, 0xE4, 2, 0]
     );
     assert_eq!(
         bench.good(&inquiry(1, 0xB1, 255))[..6],

@@ -50,8 +50,40 @@ fn all_pages_are_the_single_pages_in_order() {
         }
         assert_eq!(all[4..], joined);
         let subpages = bench.good(&[0x1A, DBD, control | 0x3F, 0xFF, 255, 0]);
-        assert_eq!(subpages, all);
+        let provisioning = bench.good(&[0x1A, DBD, control | 0x1C, 0x02, 255, 0]);
+        joined.extend_from_slice(&provisioning[4..]);
+        assert_eq!(subpages[4..], joined);
+        let both = bench.good(&[0x1A, DBD, control | 0x1C, 0xFF, 255, 0]);
+        assert_eq!(both.len(), 4 + 12 + 24);
     }
+}
+
+#[test]
+fn the_threshold_of_the_disk_is_in_its_mode_page_and_its_change_is_told() {
+    let mut bench = Bench::new();
+    let page = |bench: &mut Bench| bench.good(&[0x1A, DBD, 0x1C, 0x02, 255, 0])[4..].to_vec();
+    let mut expected = [0; 24];
+    expected[..4].copy_from_slice(&[0x5C, 2, 0, 20]);
+    expected[16..18].copy_from_slice(&[0x01, 0x02]);
+    assert_eq!(page(&mut bench), expected, "there is none");
+    bench.lu.set_threshold(Some(3 << 30));
+    assert_eq!(bench.bad(&[0; 6]), (6, 0x2A, 1));
+    expected[16] = 0x81;
+    expected[20..].copy_from_slice(&3072_u32.to_be_bytes());
+    assert_eq!(page(&mut bench), expected);
+    bench.lu.set_threshold(Some(3 << 30));
+    bench.good(&[0; 6]);
+    // LBPERE, so that an initiator knows that it is told.
+    assert_eq!(bench.good(&sense6(0x01, DBD))[4 + 7], 0x80);
+    // Given back as it came it changes nothing; anything else is refused.
+    let (cdb, list) = select6(&expected);
+    bench.good_out(&cdb, &list);
+    let mut other = expected;
+    other[23] = 1;
+    let (cdb, list) = select6(&other);
+    assert_eq!(bench.bad_out(&cdb, &list), LIST_FIELD);
+    let (cdb, list) = select6(&expected[..20]);
+    assert_eq!(bench.bad_out(&cdb, &list), (5, 0x1A, 0));
 }
 
 #[test]

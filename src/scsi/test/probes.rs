@@ -102,7 +102,7 @@ fn windows_setup_probe() {
     );
     assert_eq!(
         bench.good(&inquiry(Some(0xB2), 255)),
-        [0, 0xB2, 0, 4, 0, 0xE4, 2, 0]
+        [0, 0xB2, 0, 4, 11, 0xE4, 2, 0]
     );
     // The log of NTFS with FUA, a flush, and at shutdown a stop that the next boot must not notice.
     bench.good_out(&cdb10(0x2A, 0x08, 8, 1), &[7; 512]);

@@ -81,7 +81,7 @@ impl Layer {
             }
             if let Err(e) = done {
                 if e.kind() == ErrorKind::Poisoned {
-                    self.poison(&format!("the record of an atomic write: {e}"));
+                    self.poison_for_good(core, &format!("the record of an atomic write: {e}"));
                 }
                 return Err(e.within(format!("layer {}", self.id)));
             }
@@ -134,7 +134,7 @@ impl Layer {
         done.inspect_err(|e| self.poison(&format!("an atomic write could not be finished: {e}")))
     }
 
-    /// No more writes until a restart or a reset.
+    /// No more writes until a restart, which finishes the atomic write, or a reset.
     pub(in crate::store) fn poison(&self, why: &str) {
         let mut state = self.state_mut();
         if state.poisoned.is_none() {

@@ -9,6 +9,7 @@ use super::entry::{Entry, Redo, Row};
 use super::journal::Journal;
 use super::map::{BlockMap, BlockState};
 use super::soft::Soft;
+use super::space::{LayerLimits, Limits, Room};
 use super::state::{Layer, State, data_path};
 use super::{Options, checkpoint, lock, read, write};
 use crate::limits;
@@ -35,6 +36,8 @@ pub(in crate::store) struct Core {
     /// Shared by atomic writes from their redo record to its end. Who begins a new soft log or a checkpoint
     /// holds it alone: neither may begin between a redo record and the write that it stands for.
     pub(super) atomics: RwLock<()>,
+    pub(super) limits: RwLock<Limits>,
+    pub(super) room: Room,
 }
 
 impl Core {
@@ -55,6 +58,11 @@ impl Core {
         }
         let fresh = || Arc::new(Layer::new(id, State::default()));
         Arc::clone(write(&self.layers).entry(id).or_insert_with(fresh))
+    }
+
+    /// What a layer may hold.
+    pub(in crate::store) fn limits_of(&self, id: LayerId) -> LayerLimits {
+        read(&self.limits).of(id)
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Layer>> {
@@ -92,11 +100,16 @@ impl Core {
         {
             tracing::warn!("layers: the soft log goes on growing: {e}");
         }
+        self.close_surplus();
         let trash = std::mem::take(&mut *lock(&self.trash));
+        let freed = !trash.is_empty();
         for path in trash {
             if let Err(e) = self.disk.remove(&path) {
                 tracing::warn!("layers: {path} stays until the next start: {e}");
             }
+        }
+        if freed {
+            self.room.ask_anew();
         }
     }
 
@@ -146,8 +159,7 @@ impl Core {
         };
         if commit {
             self.journal.commit(vec![entry], false, None).map_err(|e| {
-                let why = format!("its reset may not be durable: {e}");
-                layer.state_mut().poisoned = Some(why);
+                layer.poison_for_good(self, &format!("its reset may not be durable: {e}"));
                 e.within(format!("reset of layer {}", layer.id))
             })?;
         } else {
@@ -219,6 +231,64 @@ impl Core {
                 open.push_back(Arc::downgrade(&oldest));
             }
         }
+        if open.len() > self.options.files_open {
+            // All that were looked at are in use or hold unsynced bytes: the upkeep sees to it.
+            self.nudge();
+        }
+    }
+
+    // Files open beyond the limit: unsynced bytes are made durable first, then they are closed too.
+    fn close_surplus(&self) {
+        for _ in 0..limits::LAYER_FILES_LOOKED {
+            let oldest = {
+                let mut open = lock(&self.open_files);
+                if open.len() <= self.options.files_open {
+                    return;
+                }
+                open.pop_front().and_then(|layer| layer.upgrade())
+            };
+            if let Some(oldest) = oldest {
+                // One that cannot be synced stays open: the kernel tells of a failed write-back once only.
+                let synced = oldest.flush(self, None).is_ok();
+                if !(synced && oldest.close_if_clean()) {
+                    lock(&self.open_files).push_back(Arc::downgrade(&oldest));
+                }
+            }
+        }
+    }
+
+    /// Closes data files that nobody used since the last call. Unsynced bytes of idle durable layers are made
+    /// durable first.
+    pub(super) fn close_idle(&self) {
+        let all = std::mem::take(&mut *lock(&self.open_files));
+        let mut keep: VecDeque<Weak<Layer>> = VecDeque::with_capacity(all.len());
+        for layer in all {
+            let Some(known) = layer.upgrade() else {
+                continue;
+            };
+            let closed = if known.is_idle() {
+                known.flush(self, None).is_ok() && known.close_if_clean()
+            } else {
+                known.close_if_idle()
+            };
+            if !closed {
+                keep.push_back(layer);
+            }
+        }
+        let mut open = lock(&self.open_files);
+        keep.append(&mut open);
+        *open = keep;
+    }
+
+    /// Data files that are open now.
+    pub(super) fn files_open(&self) -> usize {
+        let open = lock(&self.open_files);
+        let held = |layer: &&Weak<Layer>| {
+            layer
+                .upgrade()
+                .is_some_and(|layer| layer.state().file.is_some())
+        };
+        open.iter().filter(held).count()
     }
 }
 
@@ -233,7 +303,7 @@ fn soft_rows(layer: &Layer) -> Option<Vec<Entry>> {
     if state.is_durable() {
         let mut undo = state.pending.clone();
         undo.absorb(state.flushing.clone());
-        if undo.is_empty() && state.birth_durable && state.damaged.is_none() {
+        if undo.is_empty() && state.birth_durable && state.damaged.is_none() && !state.sync_failed {
             return None;
         }
         let changes = undo
@@ -250,6 +320,12 @@ fn soft_rows(layer: &Layer) -> Option<Vec<Entry>> {
         rows.extend(map_entries(id, generation, state.map.clone()));
         let redos = state.redos.iter().map(|open| open.redo.clone());
         rows.extend(redo_entries(id, generation, redos));
+    }
+    if state.sync_failed {
+        rows.push(Entry::Poisoned {
+            layer: id,
+            generation,
+        });
     }
     Some(rows)
 }

@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::lock;
+use crate::limits;
 use crate::store::{Error, Result};
 
 #[derive(Debug, Default)]
@@ -32,17 +34,16 @@ impl Signal {
         self.bell.notify_one();
     }
 
-    // False when it is time to end.
-    fn wait(&self) -> bool {
-        let mut wishes = lock(&self.wishes);
-        while !wishes.work && !wishes.stop {
-            wishes = self
-                .bell
-                .wait(wishes)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        wishes.work = false;
-        !wishes.stop
+    // Whether there is work; none when it is time to end. Waits `most` at most.
+    fn wait(&self, most: Duration) -> Option<bool> {
+        let wishes = lock(&self.wishes);
+        let idle = |wishes: &mut Wishes| !wishes.work && !wishes.stop;
+        let (mut wishes, _) = self
+            .bell
+            .wait_timeout_while(wishes, most, idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        let work = std::mem::take(&mut wishes.work);
+        (!wishes.stop).then_some(work)
     }
 }
 
@@ -59,9 +60,16 @@ impl Driver {
         let signal = Arc::clone(&core.signal);
         let (bell, core): (_, Weak<Core>) = (Arc::clone(&signal), Arc::downgrade(core));
         let run = move || {
-            while bell.wait() {
+            let mut looked = Instant::now();
+            while let Some(work) = bell.wait(limits::LAYER_IDLE_LOOK) {
                 let Some(core) = core.upgrade() else { return };
-                core.maintain();
+                if work {
+                    core.maintain();
+                }
+                if looked.elapsed() >= limits::LAYER_IDLE_LOOK {
+                    core.close_idle();
+                    looked = Instant::now();
+                }
             }
         };
         let thread = std::thread::Builder::new()

@@ -9,8 +9,9 @@ use super::map::{BlockMap, BlockState, Span, span};
 use crate::store::{Durability, ImageId, LayerId};
 use crate::units::{BLOCK_BYTES, ByteRange};
 
-/// Version of all formats of the layers. 2 has redo records; files of 1 are read as they are.
-pub(super) const VERSION: u8 = 2;
+/// Version of all formats of the layers. 2 has redo records, 3 remembers failed syncs; files of 1 and 2 are read as
+/// they are.
+pub(super) const VERSION: u8 = 3;
 
 /// Largest number of a generation that a log or a file name may hold: counting on from it never overflows, and
 /// no store gets there by counting.
@@ -29,6 +30,7 @@ const DAMAGED: u8 = 9;
 const END: u8 = 10;
 const REDO: u8 = 11;
 const RETIRE: u8 = 12;
+const POISONED: u8 = 13;
 
 const FLAG_BORN: u8 = 1;
 const FLAG_VOLATILE: u8 = 2;
@@ -146,6 +148,12 @@ pub(super) enum Entry {
         generation: u64,
         offset: u64,
     },
+    /// A sync of this layer failed while the host was up: the page cache may claim what the medium lacks. Soft
+    /// log only.
+    Poisoned {
+        layer: LayerId,
+        generation: u64,
+    },
     /// The snapshot is complete; so many layers were in it.
     End {
         layers: u32,
@@ -163,6 +171,7 @@ impl Entry {
             | Self::Reset { layer, .. }
             | Self::Remove { layer, .. }
             | Self::Damaged { layer, .. }
+            | Self::Poisoned { layer, .. }
             | Self::Redo { layer, .. }
             | Self::Retire { layer, .. } => Some(*layer),
         }
@@ -216,6 +225,7 @@ impl Entry {
             Self::Reset { layer, generation } => named(out, RESET, *layer, *generation),
             Self::Remove { layer, generation } => named(out, REMOVE, *layer, *generation),
             Self::Damaged { layer, generation } => named(out, DAMAGED, *layer, *generation),
+            Self::Poisoned { layer, generation } => named(out, POISONED, *layer, *generation),
             Self::Redo {
                 layer,
                 generation,
@@ -362,6 +372,7 @@ fn decode(bytes: &mut &[u8]) -> Option<Entry> {
         RESET => Entry::Reset { layer, generation },
         REMOVE => Entry::Remove { layer, generation },
         DAMAGED => Entry::Damaged { layer, generation },
+        POISONED => Entry::Poisoned { layer, generation },
         REDO => Entry::Redo {
             layer,
             generation,
@@ -405,6 +416,8 @@ pub(super) struct Row {
     pub(super) map: BlockMap,
     /// Atomic writes that are not known to be whole, in their order.
     pub(super) redos: Vec<Redo>,
+    /// A sync failed since the host came up.
+    pub(super) poisoned: bool,
 }
 
 impl Row {
@@ -413,6 +426,7 @@ impl Row {
             facts,
             map,
             redos: Vec::new(),
+            poisoned: false,
         }
     }
 
@@ -502,6 +516,16 @@ impl Table {
                 }
             }
             Entry::Damaged { layer, generation } => self.damaged(layer, generation),
+            Entry::Poisoned { layer, generation } => self.poisoned(layer, generation),
+        }
+    }
+
+    // Also of a layer that nothing was written to: its reset may not be on the medium.
+    fn poisoned(&mut self, layer: LayerId, generation: u64) {
+        if let Some(row) = self.rows.get_mut(&layer)
+            && row.facts.generation == generation
+        {
+            row.poisoned = true;
         }
     }
 

@@ -35,6 +35,7 @@ pub(in crate::store) mod map;
 mod range_lock;
 mod recovery;
 mod soft;
+mod space;
 pub(in crate::store) mod state;
 
 use std::collections::VecDeque;
@@ -46,6 +47,8 @@ use self::driver::{Driver, Signal};
 pub(in crate::store) use self::entry::{Birth, Redo};
 use self::journal::Journal;
 use self::recovery::recover;
+pub use self::space::{LayerLimits, RoomStats, SpaceNews};
+use self::space::{Limits, Room};
 use super::disk::Disk;
 use super::volume::{Volume, VolumeSpec};
 use super::{Durability, Error, ErrorKind, ImageId, LayerId, Result};
@@ -69,6 +72,10 @@ pub struct Options {
     pub soft_bytes: u64,
     /// Data files kept open.
     pub files_open: usize,
+    /// What layers without limits of their own may hold.
+    pub limits: LayerLimits,
+    /// Bytes of the file system that new blocks never take; none: by its size.
+    pub reserve: Option<u64>,
     /// Upkeep by a thread of the store's own; else by whoever finds it due.
     pub background: bool,
 }
@@ -80,6 +87,8 @@ impl Default for Options {
             journal_step: limits::LAYER_JOURNAL_STEP,
             soft_bytes: limits::LAYER_SOFT_BYTES,
             files_open: limits::LAYER_FILES_OPEN,
+            limits: LayerLimits::default(),
+            reserve: None,
             background: true,
         }
     }
@@ -94,6 +103,8 @@ pub struct Recovery {
     pub records: u64,
     /// Layers that are not served until reset, and why.
     pub damaged: Vec<(LayerId, String)>,
+    /// Layers that take no writes, since a sync of them failed and the host is still up.
+    pub poisoned: Vec<LayerId>,
     /// Volatile layers whose content went with the host; told at every start until they are reset or
     /// written to. Their nodes must boot anew.
     pub lost_volatile: Vec<LayerId>,
@@ -128,6 +139,12 @@ pub struct LayerStats {
     pub damaged: bool,
     /// The host went down and took the content along.
     pub lost: bool,
+    /// What it may hold.
+    pub limits: LayerLimits,
+    /// It holds more than its warning allows.
+    pub warned: bool,
+    /// No new block fits below its limit.
+    pub at_limit: bool,
 }
 
 /// All layers of a store. Dropping it loses nothing that was acknowledged.
@@ -167,13 +184,22 @@ impl LayerStore {
             trash: Mutex::new(found.trash),
             open_files: Mutex::new(VecDeque::new()),
             atomics: RwLock::new(()),
+            limits: RwLock::new(Limits {
+                usual: options.limits,
+                ..Limits::default()
+            }),
+            room: Room::new(options.reserve),
             options,
         });
         // The old soft log goes only when the new one stands.
         match core.rewrite_soft() {
             Ok(()) => {
                 for path in found.stray {
-                    core.disk.remove(&path)?;
+                    // A draft may have been replaced by the checkpoint that recovery made.
+                    match core.disk.remove(&path) {
+                        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                        _ => {}
+                    }
                 }
             }
             // Reads go on, and so do writes once there is room: the upkeep tries again.
@@ -285,11 +311,16 @@ impl LayerStore {
     #[must_use]
     pub fn stats(&self, layer: LayerId) -> LayerStats {
         let Some(layer) = self.core.known(layer) else {
-            return LayerStats::default();
+            return LayerStats {
+                limits: self.core.limits_of(layer),
+                ..LayerStats::default()
+            };
         };
         let (mut stats, file) = {
             let state = layer.state();
             let present_blocks = state.map.present.len();
+            let bytes = present_blocks * BLOCK_BYTES;
+            let limits = self.core.limits_of(layer.id);
             let stats = LayerStats {
                 image: state.birth.map(|birth| birth.image),
                 durability: state.birth.map(|birth| birth.durability),
@@ -302,6 +333,9 @@ impl LayerStore {
                 poisoned: state.poisoned.is_some(),
                 damaged: state.damaged.is_some(),
                 lost: state.lost,
+                limits,
+                warned: limits.warn.is_some_and(|warn| bytes > warn),
+                at_limit: limits.most.is_some_and(|most| bytes + BLOCK_BYTES > most),
             };
             (stats, state.file.clone())
         };
@@ -309,6 +343,37 @@ impl LayerStore {
             stats.allocated_bytes = bytes;
         }
         stats
+    }
+
+    /// What a layer may hold from now on; none: what is usual. Counts at once, for open volumes too.
+    pub fn set_limits(&self, layer: LayerId, limits: Option<LayerLimits>) {
+        {
+            let mut all = write(&self.core.limits);
+            let before = all.of(layer);
+            match limits {
+                Some(limits) => all.of.insert(layer, limits),
+                None => all.of.remove(&layer),
+            };
+            if all.of(layer) == before {
+                return;
+            }
+        }
+        if let Some(layer) = self.core.known(layer) {
+            layer.limits_changed(&self.core);
+        }
+    }
+
+    /// Space of the file system; none when it has no size of its own.
+    ///
+    /// # Errors
+    /// The file system does not tell.
+    pub fn room(&self) -> Result<Option<RoomStats>> {
+        let space = self.core.disk.space()?;
+        Ok(space.map(|space| RoomStats {
+            total: space.total,
+            free: space.free,
+            reserve: self.core.room.reserve_of(space),
+        }))
     }
 
     /// The layers that have, or had before their last reset, content of their own; sorted.
@@ -328,6 +393,23 @@ impl LayerStore {
     pub fn checkpoint(&self) -> Result<()> {
         checkpoint::write(&self.core)?;
         self.core.rewrite_soft()
+    }
+
+    /// Data files that are open now.
+    #[must_use]
+    pub fn files_open(&self) -> usize {
+        self.core.files_open()
+    }
+
+    /// Closes data files that nobody used since the last call; the store's own thread does it from time to time.
+    pub fn close_idle(&self) {
+        self.core.close_idle();
+    }
+
+    /// What layers without limits of their own may hold.
+    #[must_use]
+    pub fn usual_limits(&self) -> LayerLimits {
+        self.core.options.limits
     }
 
     /// Number of journal syncs so far: flushes of many layers share them.

@@ -67,10 +67,15 @@ pub(super) fn recover(disk: &Arc<dyn Disk>, boot: Boot, options: &Options) -> Re
     disk.create_dir(DATA_DIR)?;
     let found = find(&**disk)?;
     let mut report = Recovery::default();
-    let (mut durable, mut log, checkpointed) =
+    let (mut durable, mut log, mut checkpointed) =
         read_journals(&**disk, &found, options, &mut report)?;
     let (entries, same_boot) = read_soft(&**disk, &found, boot, &mut report)?;
     let mut now = present_state(&durable, entries, same_boot, &mut report);
+    if now.rows.values().any(|row| row.poisoned) {
+        // A journal whose sync failed may be whole in the page cache alone, and nothing tells which one it was:
+        // what comes after must not stand on it.
+        (log, checkpointed) = renew(&**disk, &log, options, &durable)?;
+    }
     let finished = finish_atomics(&**disk, &mut durable, &mut now, &mut report)?;
     let files = data_files(&**disk, &mut now)?;
     let mut fixups = overruled(&durable, &now);
@@ -98,10 +103,14 @@ pub(super) fn recover(disk: &Arc<dyn Disk>, boot: Boot, options: &Options) -> Re
         if let Some(why) = &state.damaged {
             report.damaged.push((id, why.clone()));
         }
+        if state.poisoned.is_some() {
+            report.poisoned.push(id);
+        }
         layers.insert(id, Arc::new(Layer::new(id, state)));
     }
     report.layers = layers.len();
     report.damaged.sort();
+    report.poisoned.sort_unstable();
     let number = found.softs.last().copied().unwrap_or(0);
     let softs = found.softs.iter().map(|number| soft::path(*number));
     Ok(Recovered {
@@ -398,6 +407,7 @@ fn suspect(table: &mut Table, entry: &Entry) {
         | Entry::Remove { generation, .. }
         | Entry::Redo { generation, .. }
         | Entry::Retire { generation, .. }
+        | Entry::Poisoned { generation, .. }
         | Entry::Damaged { generation, .. } => *generation,
         Entry::Header(_) | Entry::End { .. } => return,
     };
@@ -435,6 +445,25 @@ fn repair(disk: &dyn Disk, found: &Found, options: &Options, table: &Table) -> R
         disk.rename(&path, &format!("{path}.damaged"))?;
     }
     disk.sync_dir(DIR)?;
+    Ok((log, epoch))
+}
+
+// A new journal after the last one, with a checkpoint of its own, so that no later start needs what is before.
+fn renew(disk: &dyn Disk, last: &Log, options: &Options, table: &Table) -> Result<(Log, u32)> {
+    let epoch = last
+        .epoch
+        .checked_add(1)
+        .ok_or_else(|| corrupt("the layers' journal has used up its numbers"))?;
+    let header = Header {
+        version: VERSION,
+        generation_next: table.generation_next,
+        previous_end: last.mark.end,
+        previous_crc: last.mark.crc,
+        ..Header::default()
+    };
+    let log = journal::begin(disk, epoch, header, options.journal_step)?;
+    let rows: Vec<Row> = table.rows.values().cloned().collect();
+    checkpoint::save(disk, epoch, rows, table.generation_next)?;
     Ok((log, epoch))
 }
 
@@ -663,6 +692,11 @@ fn state_of(row: Row, durable: Option<&Row>, file_exists: bool) -> State {
         dirty: file_exists,
         ..State::default()
     };
+    if row.poisoned {
+        let why = "a sync of it failed before this start, and the medium may lack what was written";
+        state.poisoned = Some(why.to_owned());
+        state.sync_failed = true;
+    }
     state.map.optimize();
     if state.is_durable() {
         let empty = super::map::BlockMap::default();

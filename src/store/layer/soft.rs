@@ -28,7 +28,8 @@ pub(super) struct Soft {
     number: u32,
     // Size right after the last rewriting.
     base: u64,
-    // A newer file that looks complete could not be removed: what is appended here would be passed over.
+    // Why nothing may be appended before a rewriting: a newer file that looks complete could not be removed, so
+    // that this one would be passed over; or it lacks what memory knows.
     blocked: Option<String>,
 }
 
@@ -49,8 +50,7 @@ impl Soft {
     /// that a rewriting finds each change either in the old file's successor or in memory.
     pub(super) fn append(&mut self, entries: &[Entry]) -> Result<()> {
         if let Some(why) = &self.blocked {
-            let why =
-                format!("the soft log is blocked by a newer one that could not be removed: {why}");
+            let why = format!("the soft log takes nothing until it is rewritten: {why}");
             return Err(Error::new(ErrorKind::Io, why));
         }
         let Some(log) = &mut self.log else {
@@ -61,6 +61,14 @@ impl Soft {
         let mark = log.append(entries)?;
         log.advance(mark);
         Ok(())
+    }
+
+    /// Hands over entries that must not be missing. When that fails nothing else is taken until a rewriting, which
+    /// says all that memory knows.
+    pub(super) fn append_or_block(&mut self, entries: &[Entry]) -> Result<()> {
+        self.append(entries).inspect_err(|e| {
+            self.blocked = Some(format!("a failed sync could not be noted in it: {e}"));
+        })
     }
 
     /// True when the file has grown by `limit` beyond twice its size after the last rewriting, or when

@@ -8,6 +8,7 @@ use super::entry::{Birth, Entry, Facts, Redo};
 use super::journal::Outcome;
 use super::map::{BlockMap, BlockState, Span, Undo};
 use super::range_lock::RangeLock;
+use super::space::{Claim, News, Told};
 use super::{DATA_DIR, lock, read, write};
 use crate::store::disk::{File, OpenMode};
 use crate::store::volume::Volume;
@@ -33,6 +34,8 @@ pub(in crate::store) struct Layer {
     /// Atomic writes begun and ended: a reader that sees no difference saw none of them half done.
     pub(super) atomics_begun: AtomicU64,
     pub(super) atomics_ended: AtomicU64,
+    /// What its owner should hear about its space.
+    pub(super) news: News,
 }
 
 /// What is true of a layer now.
@@ -47,6 +50,8 @@ pub(in crate::store) struct State {
     pub(in crate::store) lost: bool,
     pub(in crate::store) damaged: Option<String>,
     pub(in crate::store) poisoned: Option<String>,
+    /// It is poisoned by a failed sync: the soft log says so.
+    pub(super) sync_failed: bool,
     pub(in crate::store) map: BlockMap,
     /// The data file, if it is open.
     pub(in crate::store) file: Option<Arc<dyn File>>,
@@ -68,6 +73,10 @@ pub(in crate::store) struct State {
     pub(super) old_files: Vec<String>,
     /// Atomic writes whose redo record is not retired.
     pub(super) redos: Vec<OpenRedo>,
+    /// Blocks that writes under way will make present.
+    pub(super) claimed: u64,
+    /// What the owner was told of its space.
+    pub(super) told: Told,
 }
 
 /// An atomic write between its redo record and its retirement.
@@ -112,7 +121,8 @@ impl State {
             Some(why) => Err(Error::new(
                 ErrorKind::Poisoned,
                 format!(
-                    "layer {layer} takes no more writes: {why}; check the medium, then restart or reset"
+                    "layer {layer} takes no more writes: {why}; check the medium, then reset the layer, \
+                     or restart this machine to go on with what the medium holds"
                 ),
             )),
             None => Ok(()),
@@ -148,6 +158,7 @@ impl Layer {
             touched: AtomicBool::new(false),
             atomics_begun: AtomicU64::new(0),
             atomics_ended: AtomicU64::new(0),
+            news: News::default(),
         }
     }
 
@@ -223,17 +234,14 @@ impl Layer {
             return Ok(Arc::clone(file));
         }
         let _one = lock(&self.make);
-        let (exists, path, needed) = {
+        let (exists, generation, needed) = {
             let state = self.state();
             if let Some(file) = &state.file {
                 return Ok(Arc::clone(file));
             }
-            (
-                state.file_exists,
-                data_path(self.id, state.generation),
-                needed_bytes(&state),
-            )
+            (state.file_exists, state.generation, needed_bytes(&state))
         };
+        let path = data_path(self.id, generation);
         let file = if exists {
             self.open_existing(core, &path, needed)?
         } else {
@@ -242,6 +250,12 @@ impl Layer {
         file.advise_random();
         {
             let mut state = self.state_mut();
+            if state.generation != generation {
+                // A reader does not hold the blocks: the layer may have been reset meanwhile, and its successor
+                // must not write into the old file.
+                let why = format!("layer {} was reset while its file was opened", self.id);
+                return Err(Error::new(ErrorKind::Fenced, why));
+            }
             state.file = Some(Arc::clone(&file));
             state.file_exists = true;
         }
@@ -263,15 +277,16 @@ impl Layer {
         Ok(file)
     }
 
-    /// Makes a change known: to the kernel first, then to readers. The data is in the file already, and
-    /// the caller holds the blocks' lock.
+    /// Makes a change known: to the kernel first, then to readers. The data is in the file already (`claim` is
+    /// what a write of it took before), and the caller holds the blocks' lock.
     pub(in crate::store) fn publish(
         &self,
         core: &Core,
         to: BlockState,
         spans: &[Span],
-        wrote: bool,
+        claim: Option<Claim<'_>>,
     ) -> Result<()> {
+        let wrote = claim.is_some();
         if spans.is_empty() {
             if wrote {
                 self.state_mut().dirty = true;
@@ -296,18 +311,16 @@ impl Layer {
             state.map.set(span.clone(), to);
         }
         state.dirty |= wrote;
+        if let Some(claim) = claim {
+            claim.settle(state);
+        }
+        self.watch(core, state);
         drop(guard);
         drop(soft);
         if due {
             core.nudge();
         }
         Ok(())
-    }
-
-    /// Says before a write that bytes which are not durable may come, so that the file stays open.
-    pub(in crate::store) fn mark_dirty(&self) {
-        let mut state = self.state_mut();
-        state.dirty = true;
     }
 
     fn blocks(&self, generation: u64, state: BlockState, span: &Span) -> Entry {
@@ -341,17 +354,45 @@ impl Layer {
         if core.journal.bytes() > core.options.journal_bytes {
             core.nudge();
         }
-        done.map_err(|e| e.within(format!("flush of layer {}", self.id)))
+        done.map_err(|e| {
+            if e.kind() == ErrorKind::Poisoned {
+                self.poison_for_good(core, &e.to_string());
+            }
+            e.within(format!("flush of layer {}", self.id))
+        })
+    }
+
+    /// A sync failed, so nobody knows what is on the medium, and the kernel may call clean what is not there: no
+    /// more writes until a reset, or until the host's page cache is gone. The soft log keeps it over a restart
+    /// of the process.
+    pub(super) fn poison_for_good(&self, core: &Core, why: &str) {
+        let mut soft = lock(&core.soft);
+        let (layer, generation) = {
+            let mut state = self.state_mut();
+            if state.poisoned.is_none() {
+                state.poisoned = Some(why.to_owned());
+            }
+            if std::mem::replace(&mut state.sync_failed, true) {
+                return;
+            }
+            (self.id, state.generation)
+        };
+        if let Err(e) = soft.append_or_block(&[Entry::Poisoned { layer, generation }]) {
+            tracing::error!("layer {layer}: its failed sync is not noted yet: {e}");
+            core.nudge();
+        }
     }
 
     fn sync_data(self: &Arc<Self>, core: &Core) -> Result<()> {
         let synced = self.file(core).and_then(|file| file.sync());
         synced.map_err(|e| {
             let why = format!("its data could not be made durable: {e}");
-            let mut state = self.state_mut();
-            let taken = std::mem::take(&mut state.flushing);
-            state.pending.absorb(taken);
-            state.poisoned = Some(why.clone());
+            {
+                let mut state = self.state_mut();
+                let taken = std::mem::take(&mut state.flushing);
+                state.pending.absorb(taken);
+            }
+            self.poison_for_good(core, &why);
             Error::new(ErrorKind::Poisoned, format!("layer {}: {why}", self.id))
         })
     }
@@ -433,6 +474,25 @@ impl Layer {
         }
         state.file = None;
         true
+    }
+
+    /// The same for one that is in use, which opens it again: only what must not be forgotten keeps it open.
+    pub(super) fn close_if_clean(&self) -> bool {
+        self.touched.store(false, Ordering::Relaxed);
+        self.close_if_idle()
+    }
+
+    /// Someone uses the open data file.
+    pub(in crate::store) fn touch(&self) {
+        // Mostly set already: then no other processor's copy of it is taken away.
+        if !self.touched.load(Ordering::Relaxed) {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// True when it was not used since the last look of the closer.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.touched.load(Ordering::Relaxed)
     }
 }
 

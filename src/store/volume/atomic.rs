@@ -38,8 +38,9 @@ impl Volume {
     fn write_atomic_held(&self, range: ByteRange, data: &[u8]) -> Result<()> {
         self.layer
             .begin_change(&self.core, self.session, self.birth)?;
-        let file = self.layer.file(&self.core)?;
         let (head, tail, fresh) = self.write_plan(range)?;
+        let claim = self.layer.claim(&self.core, &fresh)?;
+        let file = self.file_for_write()?;
         let (start, whole) = self.completed(range, data, head, tail)?;
         let before = self.before(&*file, start, whole.len() as u64)?;
         let redo = Redo {
@@ -47,13 +48,12 @@ impl Volume {
             data: whole[..].into(),
         };
         self.layer.log_redo(&self.core, &redo)?;
-        self.layer.mark_dirty();
         let written = file
             .write_at(start, &whole)
-            .map_err(|e| e.within(format!("layer {}", self.layer.id)))
+            .map_err(|e| self.full(e).within(format!("layer {}", self.layer.id)))
             .and_then(|()| {
                 self.layer
-                    .publish(&self.core, BlockState::Present, &fresh, true)
+                    .publish(&self.core, BlockState::Present, &fresh, Some(claim))
             });
         if let Err(e) = written {
             self.take_back(&*file, &before, start);
@@ -122,7 +122,7 @@ impl Volume {
                     .collect()
             };
             self.layer
-                .publish(&self.core, BlockState::Zero, &changed, false)?;
+                .publish(&self.core, BlockState::Zero, &changed, None)?;
             // Zero on the medium first: holes in blocks still called present would be zeros as well, but a cut
             // must not bring the old bytes back.
             self.layer.flush(&self.core, Some(self.session))?;
