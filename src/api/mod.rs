@@ -16,6 +16,7 @@ mod images;
 mod layers;
 mod lines;
 mod nodes;
+mod profiles;
 mod status;
 
 use std::path::Path;
@@ -38,6 +39,7 @@ pub use error::{ApiError, ErrorBody};
 pub use images::ImageAsk;
 pub use lines::{Line, Step};
 pub use nodes::NodesAsk;
+pub use profiles::ProfilesAsk;
 pub use status::NodeStatus;
 
 /// What the routes work on; cheap to clone.
@@ -140,6 +142,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/about", get(about))
         .merge(images::routes())
         .merge(nodes::routes())
+        .merge(profiles::routes())
         .merge(layers::routes())
         .merge(campaigns::routes())
         .merge(status::routes())

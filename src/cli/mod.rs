@@ -13,6 +13,7 @@ mod image;
 mod layer;
 mod node;
 mod output;
+mod profile;
 mod progress;
 mod serve;
 mod status;
@@ -82,6 +83,9 @@ enum Command {
     /// Nodes
     #[command(subcommand, visible_alias = "nodes")]
     Node(node::Verb),
+    /// Settings that nodes share
+    #[command(subcommand, visible_alias = "profiles")]
+    Profile(profile::Verb),
     /// Layers: what nodes changed
     #[command(subcommand, visible_alias = "layers")]
     Layer(layer::Verb),
@@ -179,6 +183,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         match cli.command {
             Command::Image(verb) => image::run(&door, verb).await,
             Command::Node(verb) => node::run(&door, verb).await,
+            Command::Profile(verb) => profile::run(&door, verb).await,
             Command::Layer(verb) => layer::run(&door, verb).await,
             Command::Boot(args) => boot::boot(&door, args, false).await,
             Command::Reboot(args) => boot::boot(&door, args, true).await,

@@ -29,6 +29,7 @@ mod mint;
 mod node_edit;
 mod nodes;
 mod pending;
+mod profiles;
 mod reservations;
 mod sanitize;
 mod secrets;
@@ -59,8 +60,9 @@ pub use images::{
     ImageView, Progress, VersionView,
 };
 pub use layers::{LayerReset, LayerUse, LayerView};
-pub use node_edit::{NodeChange, NodeRemove, NodeView};
+pub use node_edit::{NodeChange, NodeRemove, NodeView, Origin};
 pub use nodes::{NodeAdd, NodeApprove};
+pub use profiles::{ProfileAdd, ProfileChange, ProfileDone, ProfileRemove, ProfileView};
 pub use reservations::DiskIdentity;
 pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
 
