@@ -7,6 +7,7 @@
 //! Long work (import, verify, export) and events answer with one JSON document per line, as they go.
 //! What this room never does: decide anything, or print for people.
 
+mod apply;
 mod board;
 mod campaigns;
 mod drain;
@@ -32,6 +33,7 @@ use crate::names::NodeName;
 use crate::units::UnixMillis;
 use crate::wave::Waves;
 
+pub use apply::ExportAsk;
 pub use board::Board;
 pub use campaigns::{BootAsk, CampaignView, Fallbacks, PowerAsk, PowerFailure, Started};
 pub use drain::DrainView;
@@ -143,6 +145,7 @@ pub fn router(app: App) -> Router {
         .merge(images::routes())
         .merge(nodes::routes())
         .merge(profiles::routes())
+        .merge(apply::routes())
         .merge(layers::routes())
         .merge(campaigns::routes())
         .merge(status::routes())

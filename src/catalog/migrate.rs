@@ -133,4 +133,4 @@ fn without_defaults(name: &str, text: &str) -> Result<String> {
 }
 
 #[cfg(test)]
-mod test;
+pub(super) mod test;

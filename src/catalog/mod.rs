@@ -144,4 +144,6 @@ impl fmt::Debug for Catalog {
 }
 
 #[cfg(test)]
+mod power_cut;
+#[cfg(test)]
 mod test;

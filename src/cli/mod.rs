@@ -3,6 +3,7 @@
 //! One file per noun; each turns arguments into one request and the answer into text. Data goes to stdout,
 //! everything else to stderr. Exit codes are one enum, [`Exit`].
 
+mod apply;
 mod boot;
 mod campaign;
 mod config;
@@ -106,6 +107,10 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Takes nodes in again
     Undrain(drain::UndrainArgs),
+    /// Prints everything that this head was told as text: for backup, comparison, and `apply`
+    Export(apply::ExportArgs),
+    /// Makes this head be what a text says: shows the plan, asks, then does all of it or nothing
+    Apply(apply::ApplyArgs),
     /// Prints the counters of the running head, in the text format of Prometheus
     Metrics,
     /// Checks or writes a configuration
@@ -193,6 +198,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Events(args) => events::run(&door, args).await,
             Command::Drain(args) => drain::drain(&door, args).await,
             Command::Undrain(args) => drain::undrain(&door, args).await,
+            Command::Export(args) => apply::export(&door, &args).await,
+            Command::Apply(args) => apply::apply(&door, args).await,
             Command::Metrics => drain::metrics(&door).await,
             Command::Serve | Command::Config(_) | Command::Completion { .. } => Ok(Exit::Good),
         }

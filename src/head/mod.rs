@@ -16,6 +16,7 @@
 //!
 //! What this room never does: speak to the network, decide when a boot begins (`boot`), or keep sessions.
 
+mod apply;
 mod boot;
 mod collect;
 mod drain;
@@ -35,6 +36,7 @@ mod sanitize;
 mod secrets;
 mod select;
 mod state_dir;
+mod text;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +53,7 @@ use crate::store::layer::{Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
+pub use apply::{Applied, Apply, PlanField, PlanLine, PlanVerb};
 pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
 pub use gate::{Admission, Gate};

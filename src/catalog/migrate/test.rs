@@ -6,7 +6,7 @@ use crate::catalog::schema::{PENDING, load, write};
 use crate::catalog::{BootMode, Catalog, LayerMode, LoaderPolicy, Setting, Snapshot};
 
 /// The frozen catalog of format 1, as its program left it.
-fn frozen() -> Vec<u8> {
+pub(in crate::catalog) fn frozen() -> Vec<u8> {
     let text = include_str!("../../../tests/fixtures/catalog-v1.hex");
     let mut lines = text.lines().filter(|line| !line.starts_with('#'));
     let len: usize = lines.next().unwrap().parse().unwrap();
