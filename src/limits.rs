@@ -379,6 +379,14 @@ pub const NODES_MAX: usize = 100_000;
 pub const MACS_PER_NODE: usize = 16;
 /// Images of one head.
 pub const IMAGES_MAX: usize = 4_096;
+/// Profiles of nodes.
+pub const PROFILES_MAX: usize = 1_024;
+/// Text that `apply` takes, bytes: about 100,000 nodes with MACs, addresses and secrets.
+pub const CATALOG_TEXT_BYTES_MAX: usize = 64 << 20;
+/// How deep the values of such a text may lie in each other; the format needs 5.
+pub const CATALOG_TEXT_DEPTH_MAX: usize = 12;
+/// Values in such a text.
+pub const CATALOG_TEXT_VALUES_MAX: usize = 2_000_000;
 /// Versions of one image.
 pub const VERSIONS_PER_IMAGE: usize = 1_024;
 /// Tags of one image.

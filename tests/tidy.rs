@@ -35,6 +35,8 @@ const PURE: &[&str] = &[
     "src/names/",
     "src/scsi/",
     "src/events/timeline.rs",
+    "src/head/text.rs",
+    "src/head/text/",
     "src/iscsi/pdu/",
     "src/iscsi/keys.rs",
     "src/iscsi/params.rs",

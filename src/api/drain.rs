@@ -84,7 +84,7 @@ fn names(app: &App, nodes: Option<&str>) -> Result<Option<Vec<NodeName>>, ApiErr
         .transpose()
 }
 
-fn tell(app: &App, nodes: Option<&[NodeName]>, state: &str) {
+pub(super) fn tell(app: &App, nodes: Option<&[NodeName]>, state: &str) {
     let drains = app.head.drains();
     let publish = |node: Option<&NodeName>| {
         let kind = EventKind::Drain {

@@ -7,6 +7,7 @@
 //! Long work (import, verify, export) and events answer with one JSON document per line, as they go.
 //! What this room never does: decide anything, or print for people.
 
+mod apply;
 mod board;
 mod campaigns;
 mod drain;
@@ -16,6 +17,7 @@ mod images;
 mod layers;
 mod lines;
 mod nodes;
+mod profiles;
 mod status;
 
 use std::path::Path;
@@ -31,6 +33,7 @@ use crate::names::NodeName;
 use crate::units::UnixMillis;
 use crate::wave::Waves;
 
+pub use apply::ExportAsk;
 pub use board::Board;
 pub use campaigns::{BootAsk, CampaignView, Fallbacks, PowerAsk, PowerFailure, Started};
 pub use drain::DrainView;
@@ -38,6 +41,7 @@ pub use error::{ApiError, ErrorBody};
 pub use images::ImageAsk;
 pub use lines::{Line, Step};
 pub use nodes::NodesAsk;
+pub use profiles::ProfilesAsk;
 pub use status::NodeStatus;
 
 /// What the routes work on; cheap to clone.
@@ -140,6 +144,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/about", get(about))
         .merge(images::routes())
         .merge(nodes::routes())
+        .merge(profiles::routes())
+        .merge(apply::routes())
         .merge(layers::routes())
         .merge(campaigns::routes())
         .merge(status::routes())

@@ -108,7 +108,7 @@ async fn pending(State(app): State<App>) -> Json<Vec<PendingRecord>> {
 }
 
 /// A power command that cannot work is refused when it is given, not when five hundred nodes wait for it.
-fn check_power(template: Option<&str>) -> Result<(), ApiError> {
+pub(super) fn check_power(template: Option<&str>) -> Result<(), ApiError> {
     match template.map(crate::power::Exec::parse) {
         Some(Err(error)) => Err(ApiError::invalid(error.to_string())),
         _ => Ok(()),

@@ -76,6 +76,8 @@ fn node(number: u8) -> NodeRecord {
             LoaderPolicy::Auto
         },
         power: None,
+        profile: None,
+        inherits: crate::catalog::SettingSet::default(),
         secret: Secret(secret(number)),
         head_secret: Secret(format!("head-secret-to-{number:02}")),
         disk: DiskTraits::default(),

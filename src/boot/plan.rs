@@ -182,6 +182,8 @@ pub(crate) mod test {
             layer_limit: None,
             layer_warn: None,
             power: None,
+            profile: None,
+            inherits: crate::catalog::SettingSet::default(),
             secret: Secret("abcdefghijkl1234".into()),
             head_secret: Secret("4321lkjihgfedcba".into()),
             disk_uuid: "00000000-0000-0000-0000-000000000001".into(),

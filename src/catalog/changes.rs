@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::{Error, ErrorKind, Result};
 use super::schema::{self, Row};
 use super::snapshot::Snapshot;
-use super::{Binding, ImageRecord, NodeRecord, PendingRecord};
+use super::{Binding, ImageRecord, NodeRecord, PendingRecord, ProfileRecord};
 use crate::limits;
 use crate::names::{LayerId, Mac, NodeName};
 
@@ -47,8 +47,11 @@ impl Changes {
         self.put_node(node)
     }
 
-    /// Adds a node or replaces the one of that name.
-    pub fn put_node(&mut self, node: NodeRecord) -> Result<()> {
+    /// Adds a node or replaces the one of that name. A setting that is not what its profile supplies becomes
+    /// its own.
+    pub fn put_node(&mut self, mut node: NodeRecord) -> Result<()> {
+        let profile = self.next.profile_of(&node)?;
+        node.settle(profile.as_ref().map(|p| &p.settings));
         let row = Row::put(schema::NODES, &node.name, &node)?;
         self.next.insert_node(Arc::new(node))?;
         self.rows.push(row);
@@ -62,6 +65,30 @@ impl Changes {
         self.rows.push(Row::remove(schema::NODES, name));
         self.remove_binding(node.layer);
         Ok(node)
+    }
+
+    /// Adds a profile or replaces the one of that name; its nodes have the new settings at once.
+    pub fn put_profile(&mut self, profile: ProfileRecord) -> Result<()> {
+        let row = Row::put(schema::PROFILES, &profile.name, &profile)?;
+        self.next.insert_profile(Arc::new(profile))?;
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Removes a profile that no node has; [`ErrorKind::Conflict`] names those that have it.
+    pub fn remove_profile(&mut self, name: &str) -> Result<Arc<ProfileRecord>> {
+        let users = self.next.nodes_of_profile(name);
+        if !users.is_empty() {
+            let context = format!(
+                "profile `{name}` is in use by {users}; give them another with \
+                 `reveille node set {users} --profile NAME`, or none with `--profile \"\"`"
+            );
+            return Err(Error::new(ErrorKind::Conflict, context));
+        }
+        let profile = self.next.remove_profile(name);
+        let profile = profile.ok_or_else(|| missing(&format!("profile `{name}`")))?;
+        self.rows.push(Row::remove(schema::PROFILES, &name));
+        Ok(profile)
     }
 
     /// Adds an image or replaces the one of that name.

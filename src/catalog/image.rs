@@ -96,7 +96,7 @@ impl VersionSelector {
 }
 
 /// Image names and tags follow the rules of node names: they stand in paths, scripts and tables.
-fn check_label(what: &str, text: &str) -> std::result::Result<(), String> {
+pub(super) fn check_label(what: &str, text: &str) -> std::result::Result<(), String> {
     match NodeName::parse(text) {
         Ok(_) => Ok(()),
         Err(wrong) => Err(format!("{what} `{}`: {}", wrong.given, wrong.why)),

@@ -1,4 +1,4 @@
-//! Small durable facts: nodes, images, what layers are bound to, machines that wait for approval, campaigns.
+//! Small durable facts: nodes, profiles, images, what layers are bound to, machines that wait for approval, campaigns.
 //!
 //! ```text
 //!   transact(|changes| ...) ── checks ──► rows ──► redb, one two-phase commit ──► new Snapshot swapped in
@@ -15,7 +15,9 @@ mod changes;
 mod error;
 mod file;
 mod image;
+mod migrate;
 mod node;
+mod profile;
 mod reservations;
 mod schema;
 mod snapshot;
@@ -35,6 +37,7 @@ pub use node::{
     Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
     Secret,
 };
+pub use profile::{ProfileRecord, Setting, SettingSet, Settings, parse_size, size_text};
 pub use reservations::{DiskReservations, Held, HeldType, ReservationKey};
 pub use snapshot::Snapshot;
 
@@ -65,7 +68,7 @@ impl Catalog {
     }
 
     fn over(db: Database) -> Result<Self> {
-        schema::prepare(&db, schema::MIGRATIONS)?;
+        migrate::prepare(&db, migrate::MIGRATIONS)?;
         let current = schema::load(&db)?;
         Ok(Self {
             db,
@@ -140,5 +143,7 @@ impl fmt::Debug for Catalog {
     }
 }
 
+#[cfg(test)]
+mod power_cut;
 #[cfg(test)]
 mod test;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::DiskReservations;
 use super::ImageRef;
 use super::error::{Error, ErrorKind, Result};
+use super::profile::{Setting, SettingSet, Settings};
 use crate::limits;
 use crate::names::{BootId, ImageId, LayerId, Mac, NodeName};
 use crate::units::UnixMillis;
@@ -235,8 +236,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// One node.
+/// One node. The settings are those in force, whoever supplied them: readers need not know of profiles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "NodeRow", into = "NodeRow")]
 pub struct NodeRecord {
     /// Its name.
     pub name: NodeName,
@@ -245,41 +247,193 @@ pub struct NodeRecord {
     /// Its network cards; the first one boots.
     pub macs: Vec<Mac>,
     /// Fixed address, when it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<Ipv4Addr>,
     /// What it boots.
     pub image: Option<ImageRef>,
     /// What becomes of its layer.
-    #[serde(default)]
     pub mode: LayerMode,
     /// What it is told.
-    #[serde(default)]
     pub boot: BootMode,
     /// How its firmware is loaded.
-    #[serde(default)]
     pub loader: LoaderPolicy,
     /// What its disk is beyond a plain one; from its next login on.
-    #[serde(default, skip_serializing_if = "DiskTraits::is_default")]
     pub disk: DiskTraits,
     /// Bytes that its layer may hold; 0 is no limit. Absent: what is usual on this head.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_limit: Option<u64>,
     /// Bytes of its layer beyond which its owner is told; 0 is never. Absent: what is usual on this head.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_warn: Option<u64>,
     /// Command template of its power driver, with `{node}`, `{mac}` and `{action}`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<String>,
+    /// The profile that supplies what is not its own.
+    pub profile: Option<String>,
+    /// Settings that are not its own: the profile's, or the defaults. An image, a limit or a power command that is not
+    /// there is nobody's and never in here.
+    pub inherits: SettingSet,
     /// CHAP secret of its initiator (user: the node's name).
     pub secret: Secret,
     /// The other direction: with it the head proves itself to this node. Never the same as `secret`. Empty only
     /// in records of older programs, until the head that opens them has minted one.
-    #[serde(default, skip_serializing_if = "Secret::is_empty")]
     pub head_secret: Secret,
     /// Identity of its disk: serial number and NAA designator derive from it.
     pub disk_uuid: String,
     /// When it was added.
     pub added: UnixMillis,
+}
+
+/// A node as it lies in the file: only what is its own, so that a profile's change is one record.
+#[derive(Serialize, Deserialize)]
+struct NodeRow {
+    name: NodeName,
+    layer: LayerId,
+    macs: Vec<Mac>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
+    #[serde(flatten)]
+    own: Settings,
+    secret: Secret,
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
+    head_secret: Secret,
+    disk_uuid: String,
+    added: UnixMillis,
+}
+
+impl From<NodeRecord> for NodeRow {
+    fn from(node: NodeRecord) -> Self {
+        let own = node.own();
+        // Taken apart by name, so that a new field cannot be forgotten here.
+        let NodeRecord {
+            name,
+            layer,
+            macs,
+            ip,
+            image: _,
+            mode: _,
+            boot: _,
+            loader: _,
+            disk: _,
+            layer_limit: _,
+            layer_warn: _,
+            power: _,
+            profile,
+            inherits: _,
+            secret,
+            head_secret,
+            disk_uuid,
+            added,
+        } = node;
+        Self {
+            name,
+            layer,
+            macs,
+            ip,
+            profile,
+            own,
+            secret,
+            head_secret,
+            disk_uuid,
+            added,
+        }
+    }
+}
+
+impl From<NodeRow> for NodeRecord {
+    /// What is not its own has its default until [`NodeRecord::fill`].
+    fn from(row: NodeRow) -> Self {
+        let mut node = Self {
+            name: row.name,
+            layer: row.layer,
+            macs: row.macs,
+            ip: row.ip,
+            image: None,
+            mode: LayerMode::default(),
+            boot: BootMode::default(),
+            loader: LoaderPolicy::default(),
+            disk: DiskTraits::default(),
+            layer_limit: None,
+            layer_warn: None,
+            power: None,
+            profile: row.profile,
+            inherits: SettingSet::default(),
+            secret: row.secret,
+            head_secret: row.head_secret,
+            disk_uuid: row.disk_uuid,
+            added: row.added,
+        };
+        node.set_own(row.own, None);
+        node
+    }
+}
+
+impl NodeRecord {
+    /// The settings that are its own.
+    #[must_use]
+    pub fn own(&self) -> Settings {
+        let mut own = self.in_force();
+        own.clear(self.inherits);
+        own
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn in_force(&self) -> Settings {
+        Settings {
+            image: self.image.clone(),
+            mode: Some(self.mode),
+            boot: Some(self.boot),
+            loader: Some(self.loader),
+            disk: Some(self.disk),
+            layer_limit: self.layer_limit,
+            layer_warn: self.layer_warn,
+            power: self.power.clone(),
+        }
+    }
+
+    /// Makes these and no others its own; the rest comes from `profile`, or is the default.
+    pub fn set_own(&mut self, own: Settings, profile: Option<&Settings>) {
+        let said = own.said();
+        let all = match profile {
+            Some(profile) => own.over(profile),
+            None => own,
+        };
+        let supplied = |one: Setting| match one {
+            Setting::Image => all.image.is_some(),
+            Setting::LayerLimit => all.layer_limit.is_some(),
+            Setting::LayerWarn => all.layer_warn.is_some(),
+            Setting::Power => all.power.is_some(),
+            _ => true,
+        };
+        for one in Setting::ALL {
+            self.inherits.put(one, !said.has(one) && supplied(one));
+        }
+        self.image = all.image;
+        self.mode = all.mode.unwrap_or_default();
+        self.boot = all.boot.unwrap_or_default();
+        self.loader = all.loader.unwrap_or_default();
+        self.disk = all.disk.unwrap_or_default();
+        self.layer_limit = all.layer_limit;
+        self.layer_warn = all.layer_warn;
+        self.power = all.power;
+    }
+
+    /// Takes what is not its own from `profile` anew.
+    pub fn fill(&mut self, profile: Option<&Settings>) {
+        self.set_own(self.own(), profile);
+    }
+
+    /// What is called inherited but is not what `profile` supplies was set by hand, and is the node's own.
+    pub(super) fn settle(&mut self, profile: Option<&Settings>) {
+        let mut expected = self.clone();
+        expected.fill(profile);
+        let (mine, given) = (self.in_force(), expected.in_force());
+        for one in Setting::ALL {
+            if mine.text(one) != given.text(one) {
+                self.inherits.put(one, false);
+            }
+        }
+        self.fill(profile);
+    }
 }
 
 impl NodeRecord {
@@ -290,11 +444,8 @@ impl NodeRecord {
             let context = format!("node `{name}` {why}");
             Err(Error::new(ErrorKind::Invalid, context))
         };
-        if let (Some(most), Some(warn)) = (self.layer_limit, self.layer_warn)
-            && most > 0
-            && warn > most
-        {
-            return wrong("would be warned beyond the limit of its layer; warn below it".into());
+        if let Err(why) = self.in_force().check_limits() {
+            return wrong(why);
         }
         let most = limits::MACS_PER_NODE;
         if self.macs.len() > most {

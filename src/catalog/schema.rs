@@ -1,34 +1,28 @@
 //! How the catalog lies in its file: one redb table for each kind of record, keys and values as text, values
 //! as JSON. `docs/formats/catalog.md` describes it.
 //!
-//! The format has a number. A file with a higher one is refused; one with a lower one is brought up, one
-//! step of [`MIGRATIONS`] at a time, in the transaction that also writes the new number.
+//! The format has a number; `migrate` looks after it.
 
 use std::fmt::{self, Display};
 use std::sync::Arc;
 
 use redb::{
-    Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, TableHandle,
-    WriteTransaction,
+    Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{Error, ErrorKind, Result};
 use super::snapshot::Snapshot;
-use super::{Binding, ImageRecord, NodeRecord, PendingRecord};
+use super::{Binding, ImageRecord, NodeRecord, PendingRecord, ProfileRecord};
 
-type Table = TableDefinition<'static, &'static str, &'static str>;
+pub(super) type Table = TableDefinition<'static, &'static str, &'static str>;
 
-/// One step: what the format before needs to become the next.
-pub(super) type Migration = fn(&WriteTransaction) -> Result<()>;
-
-/// From format 1 to 2, from 2 to 3, ... None so far.
-pub(super) const MIGRATIONS: &[Migration] = &[];
-
-const META: Table = TableDefinition::new("meta");
+pub(super) const META: Table = TableDefinition::new("meta");
 /// Nodes by name.
 pub(super) const NODES: Table = TableDefinition::new("nodes");
+/// Profiles by name.
+pub(super) const PROFILES: Table = TableDefinition::new("profiles");
 /// Images by name.
 pub(super) const IMAGES: Table = TableDefinition::new("images");
 /// Bindings by layer number.
@@ -42,8 +36,8 @@ pub(super) const COUNTERS: Table = TableDefinition::new("counters");
 /// Single facts by name.
 pub(super) const FACTS: Table = TableDefinition::new("facts");
 
-const ALL: [Table; 8] = [
-    META, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS,
+pub(super) const ALL: [Table; 9] = [
+    META, NODES, PROFILES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS,
 ];
 
 /// One record to write, or to remove when it has no value.
@@ -97,57 +91,6 @@ impl Row {
     }
 }
 
-/// Makes the tables of a new file, or brings an older file to the present format.
-pub(super) fn prepare(db: &Database, migrations: &[Migration]) -> Result<()> {
-    let present = migrations.len() as u64 + 1;
-    match format_of(db)? {
-        Some(found) if found == present => Ok(()),
-        Some(found) if found > present => Err(Error::new(
-            ErrorKind::NewerVersion,
-            format!(
-                "the catalog has format {found}, this program knows formats up to {present}; \
-                 run the newer Reveille that wrote it, or restore a copy from before"
-            ),
-        )),
-        found => raise(db, found, migrations),
-    }
-}
-
-fn format_of(db: &Database) -> Result<Option<u64>> {
-    let doing = "read the catalog's format";
-    let read = db.begin_read().map_err(|e| failed(doing, e.into()))?;
-    let table = match read.open_table(META) {
-        Ok(table) => table,
-        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-        Err(e) => return Err(failed(doing, e.into())),
-    };
-    let format = table.get("format").map_err(|e| failed(doing, e.into()))?;
-    let Some(format) = format else {
-        return Ok(None);
-    };
-    let number = format.value().parse().ok().filter(|&n| n > 0);
-    let wrong = || Error::new(ErrorKind::Corrupt, "the catalog's format is not a number");
-    number.map(Some).ok_or_else(wrong)
-}
-
-fn raise(db: &Database, found: Option<u64>, migrations: &[Migration]) -> Result<()> {
-    let tx = begin(db)?;
-    if let Some(found) = found {
-        let done = usize::try_from(found - 1).unwrap_or(usize::MAX);
-        for step in migrations.iter().skip(done) {
-            step(&tx)?;
-        }
-    }
-    let doing = "make the catalog's tables";
-    for table in ALL {
-        tx.open_table(table).map_err(|e| failed(doing, e.into()))?;
-    }
-    let format = Row::put_text(META, &"format", &(migrations.len() + 1).to_string());
-    let by = Row::put(META, &"written_by", &env!("CARGO_PKG_VERSION"))?;
-    write_rows(&tx, &[format, by])?;
-    commit(tx)
-}
-
 /// Writes all rows in one durable transaction, or none.
 pub(super) fn write(db: &Database, rows: &[Row]) -> Result<()> {
     let tx = begin(db)?;
@@ -157,14 +100,14 @@ pub(super) fn write(db: &Database, rows: &[Row]) -> Result<()> {
 
 /// Two phases: without them a torn header could make a power cut undo a commit that was acknowledged
 /// (redb's documentation of `set_two_phase_commit`).
-fn begin(db: &Database) -> Result<WriteTransaction> {
+pub(super) fn begin(db: &Database) -> Result<WriteTransaction> {
     let begun = db.begin_write();
     let mut tx = begun.map_err(|e| failed("begin a change", e.into()))?;
     tx.set_two_phase_commit(true);
     Ok(tx)
 }
 
-fn write_rows(tx: &WriteTransaction, rows: &[Row]) -> Result<()> {
+pub(super) fn write_rows(tx: &WriteTransaction, rows: &[Row]) -> Result<()> {
     for row in rows {
         let doing = || format!("write {} record `{}`", row.table.name(), row.key);
         let table = tx.open_table(row.table);
@@ -178,7 +121,7 @@ fn write_rows(tx: &WriteTransaction, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-fn commit(tx: WriteTransaction) -> Result<()> {
+pub(super) fn commit(tx: WriteTransaction) -> Result<()> {
     tx.commit().map_err(|e| failed("commit a change", e.into()))
 }
 
@@ -186,9 +129,17 @@ fn commit(tx: WriteTransaction) -> Result<()> {
 /// two nodes with one disk.
 pub(super) fn load(db: &Database) -> Result<Snapshot> {
     let mut all = Snapshot::default();
+    // Before the nodes, which take settings from them.
+    each(db, PROFILES, |key, text| {
+        let profile: ProfileRecord = read_json(text)?;
+        same_key(key, &profile.name)?;
+        all.insert_profile(Arc::new(profile))
+    })?;
     each(db, NODES, |key, text| {
-        let node: NodeRecord = read_json(text)?;
+        let mut node: NodeRecord = read_json(text)?;
         same_key(key, &node.name)?;
+        let profile = all.profile_of(&node)?;
+        node.fill(profile.as_ref().map(|p| &p.settings));
         all.insert_node(Arc::new(node))
     })?;
     each(db, IMAGES, |key, text| {
@@ -276,45 +227,12 @@ pub(super) fn failed(doing: impl Display, e: redb::Error) -> Error {
 mod test {
     use redb::backends::InMemoryBackend;
 
+    use super::super::migrate::{MIGRATIONS, prepare};
     use super::*;
 
     fn database() -> Database {
         let made = Database::builder().create_with_backend(InMemoryBackend::new());
         made.unwrap()
-    }
-
-    /// A step for the test: every waiting machine is forgotten.
-    fn forget_pending(tx: &WriteTransaction) -> Result<()> {
-        let deleted = tx.delete_table(PENDING);
-        deleted.map_err(|e| failed("forget", e.into())).map(drop)
-    }
-
-    #[test]
-    fn a_newer_format_is_refused_with_the_numbers() {
-        let db = database();
-        prepare(&db, MIGRATIONS).unwrap();
-        write(&db, &[Row::put_text(META, &"format", "9")]).unwrap();
-        let error = prepare(&db, MIGRATIONS).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NewerVersion);
-        let text = error.to_string();
-        assert!(
-            text.contains("format 9") && text.contains("up to 1"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn an_older_format_is_brought_up_once() {
-        let db = database();
-        prepare(&db, MIGRATIONS).unwrap();
-        write(&db, &[Row::put_text(PENDING, &"x", "{}")]).unwrap();
-        assert!(load(&db).is_err());
-        prepare(&db, &[forget_pending]).unwrap();
-        assert_eq!(format_of(&db).unwrap(), Some(2));
-        load(&db).unwrap();
-        write(&db, &[Row::put_text(PENDING, &"x", "{}")]).unwrap();
-        prepare(&db, &[forget_pending]).unwrap();
-        assert!(load(&db).is_err());
     }
 
     #[test]
@@ -328,12 +246,14 @@ mod test {
     }
 
     #[test]
-    fn a_format_that_is_no_number_is_corrupt() {
+    fn a_node_of_a_profile_that_is_not_there_makes_the_catalog_corrupt() {
         let db = database();
         prepare(&db, MIGRATIONS).unwrap();
-        write(&db, &[Row::put_text(META, &"format", "new")]).unwrap();
-        let error = prepare(&db, MIGRATIONS).unwrap_err();
+        let node = r#"{"name":"n1","layer":1,"macs":[],"profile":"p","secret":"s","disk_uuid":"u","added":1}"#;
+        write(&db, &[Row::put_text(NODES, &"n1", node)]).unwrap();
+        let error = load(&db).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("profile `p`"), "{error}");
     }
 
     #[test]

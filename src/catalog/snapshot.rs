@@ -7,9 +7,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::error::{Error, ErrorKind, Result};
-use super::{Binding, ImageRecord, ImageRef, NodeRecord, PendingRecord, VersionRecord};
+use super::{
+    Binding, ImageRecord, ImageRef, NodeRecord, PendingRecord, ProfileRecord, VersionRecord,
+};
 use crate::limits;
-use crate::names::{LayerId, Mac, NodeName};
+use crate::names::{LayerId, Mac, NodeName, NodeSet};
 
 /// A reader's view: never changes, costs nothing to hold. All look-ups are O(log n).
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,7 @@ pub struct Snapshot {
     by_mac: OrdMap<Mac, Arc<NodeRecord>>,
     by_ip: OrdMap<Ipv4Addr, Arc<NodeRecord>>,
     by_layer: OrdMap<LayerId, Arc<NodeRecord>>,
+    profiles: OrdMap<String, Arc<ProfileRecord>>,
     images: OrdMap<String, Arc<ImageRecord>>,
     bindings: OrdMap<LayerId, Arc<Binding>>,
     pending: OrdMap<Mac, Arc<PendingRecord>>,
@@ -60,6 +63,41 @@ impl Snapshot {
     #[must_use]
     pub fn node_count(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// A profile by name.
+    #[must_use]
+    pub fn profile(&self, name: &str) -> Option<&Arc<ProfileRecord>> {
+        self.profiles.get(name)
+    }
+
+    /// All profiles by name.
+    pub fn profiles(&self) -> impl Iterator<Item = &Arc<ProfileRecord>> {
+        self.profiles.values()
+    }
+
+    /// The nodes that have this profile.
+    #[must_use]
+    pub fn nodes_of_profile(&self, name: &str) -> NodeSet {
+        let those = self
+            .nodes()
+            .filter(|node| node.profile.as_deref() == Some(name));
+        those.map(|node| node.name.clone()).collect()
+    }
+
+    /// The profile that a node names; an error if there is none of that name.
+    pub(super) fn profile_of(&self, node: &NodeRecord) -> Result<Option<Arc<ProfileRecord>>> {
+        let Some(name) = &node.profile else {
+            return Ok(None);
+        };
+        let found = self.profile(name).cloned();
+        found.map(Some).ok_or_else(|| {
+            let context = format!(
+                "node `{}`: there is no profile `{name}`; `reveille profile ls` shows those there are",
+                node.name
+            );
+            Error::new(ErrorKind::NotFound, context)
+        })
     }
 
     /// An image by name.
@@ -146,6 +184,37 @@ impl Snapshot {
         self.by_layer.insert(node.layer, Arc::clone(&node));
         self.nodes.insert(node.name.clone(), node);
         Ok(())
+    }
+
+    /// Its nodes get what is not their own from it anew.
+    pub(super) fn insert_profile(&mut self, profile: Arc<ProfileRecord>) -> Result<()> {
+        profile.check()?;
+        let name = &profile.name;
+        let known = self.profiles.contains_key(name);
+        if !known && self.profiles.len() >= limits::PROFILES_MAX {
+            let most = limits::PROFILES_MAX;
+            let context = format!("profile `{name}`: this head has {most} profiles already");
+            return Err(Error::new(ErrorKind::Full, context));
+        }
+        let users = if known {
+            self.nodes_of_profile(name)
+        } else {
+            NodeSet::default()
+        };
+        for user in users.iter() {
+            let Some(node) = self.nodes.get(user) else {
+                continue;
+            };
+            let mut node = NodeRecord::clone(node);
+            node.fill(Some(&profile.settings));
+            self.insert_node(Arc::new(node))?;
+        }
+        self.profiles.insert(name.clone(), profile);
+        Ok(())
+    }
+
+    pub(super) fn remove_profile(&mut self, name: &str) -> Option<Arc<ProfileRecord>> {
+        self.profiles.remove(name)
     }
 
     fn check_unique(&self, node: &NodeRecord) -> Result<()> {

@@ -98,6 +98,8 @@ fn node(n: u32) -> NodeRecord {
         layer_limit: None,
         layer_warn: None,
         power: None,
+        profile: None,
+        inherits: crate::catalog::SettingSet::default(),
         secret: Secret("0123456789abcdef".into()),
         head_secret: Secret("fedcba9876543210".into()),
         disk_uuid: format!("00000000-0000-4000-8000-{n:012x}"),

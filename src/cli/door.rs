@@ -33,6 +33,16 @@ pub(super) struct Refusal {
     message: String,
 }
 
+impl Refusal {
+    /// A refusal of the command itself.
+    pub(super) fn new(exit: Exit, message: &str) -> Self {
+        Self {
+            exit,
+            message: message.to_owned(),
+        }
+    }
+}
+
 impl Door {
     /// Finds the daemon; without one opens the state directory.
     pub(super) async fn open(socket: &Path, state: &Path) -> anyhow::Result<Self> {

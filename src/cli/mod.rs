@@ -3,6 +3,7 @@
 //! One file per noun; each turns arguments into one request and the answer into text. Data goes to stdout,
 //! everything else to stderr. Exit codes are one enum, [`Exit`].
 
+mod apply;
 mod boot;
 mod campaign;
 mod config;
@@ -13,6 +14,7 @@ mod image;
 mod layer;
 mod node;
 mod output;
+mod profile;
 mod progress;
 mod serve;
 mod status;
@@ -82,6 +84,9 @@ enum Command {
     /// Nodes
     #[command(subcommand, visible_alias = "nodes")]
     Node(node::Verb),
+    /// Settings that nodes share
+    #[command(subcommand, visible_alias = "profiles")]
+    Profile(profile::Verb),
     /// Layers: what nodes changed
     #[command(subcommand, visible_alias = "layers")]
     Layer(layer::Verb),
@@ -102,6 +107,10 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Takes nodes in again
     Undrain(drain::UndrainArgs),
+    /// Prints everything that this head was told as text: for backup, comparison, and `apply`
+    Export(apply::ExportArgs),
+    /// Makes this head be what a text says: shows the plan, asks, then does all of it or nothing
+    Apply(apply::ApplyArgs),
     /// Prints the counters of the running head, in the text format of Prometheus
     Metrics,
     /// Checks or writes a configuration
@@ -179,6 +188,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         match cli.command {
             Command::Image(verb) => image::run(&door, verb).await,
             Command::Node(verb) => node::run(&door, verb).await,
+            Command::Profile(verb) => profile::run(&door, verb).await,
             Command::Layer(verb) => layer::run(&door, verb).await,
             Command::Boot(args) => boot::boot(&door, args, false).await,
             Command::Reboot(args) => boot::boot(&door, args, true).await,
@@ -188,6 +198,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Events(args) => events::run(&door, args).await,
             Command::Drain(args) => drain::drain(&door, args).await,
             Command::Undrain(args) => drain::undrain(&door, args).await,
+            Command::Export(args) => apply::export(&door, &args).await,
+            Command::Apply(args) => apply::apply(&door, args).await,
             Command::Metrics => drain::metrics(&door).await,
             Command::Serve | Command::Config(_) | Command::Completion { .. } => Ok(Exit::Good),
         }

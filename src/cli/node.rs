@@ -11,12 +11,15 @@ use hyper::Method;
 use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
 use super::{Exit, progress};
-use crate::catalog::{DiskTraits, ImageRef, PendingRecord};
+use crate::catalog::{
+    DiskTraits, ImageRef, PendingRecord, Setting, SettingSet, parse_size, size_text,
+};
 use crate::head::{
     NodeAdd, NodeApprove, NodeChange, NodeRemove, NodeSecret, NodeSecretsSet, NodeView, NodesDone,
+    Origin,
 };
 use crate::names::{Mac, NodeName};
-use crate::units::{HumanBytes, UnixMillis, parse_bytes};
+use crate::units::UnixMillis;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -76,21 +79,30 @@ pub(super) enum Verb {
 /// Settings that `add` and `approve` share.
 #[derive(Debug, clap::Args)]
 struct Common {
+    /// Profile that supplies what is left out here
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
     /// What they boot, like debian12, debian12:3 or debian12:stable
     #[arg(long)]
     image: Option<ImageRef>,
-    /// What becomes of their changes at each boot
-    #[arg(long, default_value = "ephemeral", value_parser = words(&["ephemeral", "persistent"]))]
-    mode: String,
-    /// What they are told when they ask: boot their image, or go on to their local disk
-    #[arg(long, default_value = "image", value_parser = words(&["image", "local"]))]
-    boot: String,
-    /// `chain`: replace even an iPXE in their firmware by the head's loader
-    #[arg(long, default_value = "auto", value_parser = words(&["auto", "chain"]))]
-    loader: String,
+    /// What becomes of their changes at each boot [default: ephemeral]
+    #[arg(long, value_parser = words(&["ephemeral", "persistent"]))]
+    mode: Option<String>,
+    /// What they are told when they ask: boot their image, or go on to their local disk [default: image]
+    #[arg(long, value_parser = words(&["image", "local"]))]
+    boot: Option<String>,
+    /// `chain`: replace even an iPXE in their firmware by the head's loader [default: auto]
+    #[arg(long, value_parser = words(&["auto", "chain"]))]
+    loader: Option<String>,
     /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, wsnz, comma separated
-    #[arg(long, value_name = "LIST", default_value = "default")]
-    disk: DiskTraits,
+    #[arg(long, value_name = "LIST")]
+    disk: Option<DiskTraits>,
+    /// What their layers may hold, like 4G; `none` for no limit [default: the head's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    layer_limit: Option<u64>,
+    /// From which size of their layers on to warn, like 3G; `none` for never [default: the head's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    layer_warn: Option<u64>,
     /// Power command with {node}, {mac} and {action} (on, off, cycle)
     #[arg(long, value_name = "COMMAND")]
     power: Option<String>,
@@ -131,6 +143,13 @@ pub(super) struct Approve {
 pub(super) struct Set {
     /// The nodes
     nodeset: String,
+    /// Profile that supplies what is not their own; an empty text takes it away
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Settings that shall come from the profile again: image, mode, boot, loader, disk, layer-limit,
+    /// layer-warn, power, comma separated, or all
+    #[arg(long, value_name = "LIST")]
+    inherit: Option<SettingSet>,
     /// What they boot; an empty text clears it
     #[arg(long)]
     image: Option<String>,
@@ -177,29 +196,16 @@ struct Size(Option<u64>);
 fn size(text: &str) -> Result<Size, String> {
     match text {
         "default" => Ok(Size(None)),
-        "none" => Ok(Size(Some(0))),
-        _ => match parse_bytes(text) {
-            Some(bytes) if bytes > 0 => Ok(Size(Some(bytes))),
-            _ => Err("must be like 512M, 4G or 1T, or `none`, or `default`".to_owned()),
-        },
-    }
-}
-
-/// As [`size`] reads it.
-fn size_text(given: Option<u64>) -> String {
-    match given {
-        None => String::new(),
-        Some(0) => "none".to_owned(),
-        Some(bytes) => HumanBytes(bytes).to_string(),
+        size => parse_size(size).map(|bytes| Size(Some(bytes))),
     }
 }
 
 /// The words of an enum of the catalog: checked here, read by its own serde names.
-fn words(known: &'static [&'static str]) -> PossibleValuesParser {
+pub(super) fn words(known: &'static [&'static str]) -> PossibleValuesParser {
     PossibleValuesParser::new(known)
 }
 
-fn word<T: serde::de::DeserializeOwned>(text: &str) -> anyhow::Result<T> {
+pub(super) fn word<T: serde::de::DeserializeOwned>(text: &str) -> anyhow::Result<T> {
     let quoted = serde_json::Value::String(text.to_owned());
     serde_json::from_value(quoted).with_context(|| format!("`{text}` is not known"))
 }
@@ -268,11 +274,14 @@ async fn add(door: &Door, args: Add) -> anyhow::Result<Exit> {
     let common = args.common;
     let ask = NodeAdd {
         nodes: args.nodeset,
+        profile: common.profile,
         image: common.image,
-        mode: word(&common.mode)?,
-        boot: word(&common.boot)?,
-        loader: word(&common.loader)?,
+        mode: common.mode.as_deref().map(word).transpose()?,
+        boot: common.boot.as_deref().map(word).transpose()?,
+        loader: common.loader.as_deref().map(word).transpose()?,
         disk: common.disk,
+        layer_limit: common.layer_limit,
+        layer_warn: common.layer_warn,
         power: common.power,
         mac: args.mac,
         macs,
@@ -296,11 +305,14 @@ async fn approve(door: &Door, args: Approve) -> anyhow::Result<Exit> {
     let ask = NodeApprove {
         mac: args.mac,
         name: args.name,
+        profile: common.profile,
         image: common.image,
-        mode: word(&common.mode)?,
-        boot: word(&common.boot)?,
-        loader: word(&common.loader)?,
+        mode: common.mode.as_deref().map(word).transpose()?,
+        boot: common.boot.as_deref().map(word).transpose()?,
+        loader: common.loader.as_deref().map(word).transpose()?,
         disk: common.disk,
+        layer_limit: common.layer_limit,
+        layer_warn: common.layer_warn,
         power: common.power,
         dry_run: common.dry_run,
     };
@@ -326,6 +338,8 @@ async fn set(door: &Door, args: Set) -> anyhow::Result<Exit> {
     };
     let ask = NodeChange {
         nodes: args.nodeset,
+        profile: args.profile.map(clearable),
+        inherit: args.inherit.unwrap_or_default(),
         image,
         mode: args.mode.as_deref().map(word).transpose()?,
         boot: args.boot.as_deref().map(word).transpose()?,
@@ -409,24 +423,41 @@ async fn secret(door: &Door, nodes: &str, output: Format) -> anyhow::Result<Exit
 
 fn describe(n: &NodeView) -> String {
     let macs: Vec<String> = n.macs.iter().map(ToString::to_string).collect();
+    let profile = n.profile.clone().unwrap_or_default();
+    // Where a value is from is told unless it is the node's own.
+    let told = |one: Setting, text: String| match n.from.get(&one) {
+        Some(Origin::Profile) => format!("{text} (profile {profile})"),
+        Some(Origin::Default) if !profile.is_empty() => format!("{text} (default)"),
+        _ => text,
+    };
+    let image = n.image.clone().map(String::from).unwrap_or_default();
+    let power = n.power.clone().unwrap_or_default();
+    let limit = |bytes: Option<u64>| bytes.map(size_text).unwrap_or_default();
     facts(&[
         ("node", n.name.to_string()),
         ("macs", macs.join(", ")),
         ("address", n.ip.map(|ip| ip.to_string()).unwrap_or_default()),
-        (
-            "image",
-            n.image.clone().map(String::from).unwrap_or_default(),
-        ),
+        ("profile", profile.clone()),
+        ("image", told(Setting::Image, image)),
         ("boots now", n.version.clone().unwrap_or_default()),
         ("bound to", n.bound.clone().unwrap_or_default()),
-        ("mode", n.mode.as_str().to_owned()),
-        ("boot", n.boot.as_str().to_owned()),
-        ("loader", n.loader.as_str().to_owned()),
-        ("disk traits", n.disk.to_string()),
-        ("layer limit", size_text(n.layer_limit)),
-        ("layer warning", size_text(n.layer_warn)),
+        ("mode", told(Setting::Mode, n.mode.as_str().to_owned())),
+        ("boot", told(Setting::Boot, n.boot.as_str().to_owned())),
+        (
+            "loader",
+            told(Setting::Loader, n.loader.as_str().to_owned()),
+        ),
+        ("disk traits", told(Setting::Disk, n.disk.to_string())),
+        (
+            "layer limit",
+            told(Setting::LayerLimit, limit(n.layer_limit)),
+        ),
+        (
+            "layer warning",
+            told(Setting::LayerWarn, limit(n.layer_warn)),
+        ),
         ("space", n.space.clone().unwrap_or_default()),
-        ("power", n.power.clone().unwrap_or_default()),
+        ("power", told(Setting::Power, power)),
         ("layer", n.layer.to_string()),
         ("disk", n.disk_uuid.clone()),
         ("added", clock(n.added)),

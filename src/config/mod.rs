@@ -11,6 +11,7 @@ mod file;
 mod nearest;
 mod settings;
 
+pub(crate) use nearest::nearest;
 pub use settings::{
     AuthMode, BootSettings, ChapAlgorithm, ConfigError, DhcpMode, DigestMode, IscsiSettings,
     LimitSettings, Settings, StoreSettings, WaveSettings,

@@ -1,7 +1,7 @@
 //! The nearest known word to a mistyped one.
 
 /// The candidate with the fewest edits to `given`, if they are few enough to be a slip.
-pub(super) fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(given: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates
         .iter()
         .map(|c| (edits(given, c), *c))

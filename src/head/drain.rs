@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{HeadError, Result};
 use super::{Head, NodesDone};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Changes, Snapshot};
 use crate::limits;
 use crate::names::{NodeName, NodeSet, parse_portal};
 use crate::units::UnixMillis;
@@ -169,14 +169,16 @@ impl Head {
         self.change(dry_run, |changes| {
             let mut new = read(changes.view().fact(FACT));
             change(&mut new)?;
-            if new.nodes.len() > limits::DRAINED_MAX {
-                return Err(HeadError::invalid("too many nodes are drained one by one"));
-            }
-            let text = serde_json::to_string(&new)
-                .map_err(|e| HeadError::invalid(format!("the order cannot be written: {e}")))?;
-            changes.set_fact(FACT, &text)?;
-            Ok(())
+            write(changes, &new)
         })?;
+        if !dry_run {
+            self.read_drains();
+        }
+        Ok(())
+    }
+
+    /// After a change of the orders: shows those that stand to who asks.
+    pub(super) fn read_drains(&self) {
         // Read again in turn: of two changes at one time the later one is what stays here too.
         let _turn = self
             .drain_turn
@@ -184,8 +186,21 @@ impl Head {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let stands = read(self.snapshot().fact(FACT));
         self.drains.store(std::sync::Arc::new(stands));
-        Ok(())
     }
+}
+
+/// The orders in a catalog.
+pub(super) fn of(now: &Snapshot) -> Drains {
+    read(now.fact(FACT))
+}
+
+pub(super) fn write(changes: &mut Changes, new: &Drains) -> Result<()> {
+    if new.nodes.len() > limits::DRAINED_MAX {
+        return Err(HeadError::invalid("too many nodes are drained one by one"));
+    }
+    let text = serde_json::to_string(new)
+        .map_err(|e| HeadError::invalid(format!("the order cannot be written: {e}")))?;
+    Ok(changes.set_fact(FACT, &text)?)
 }
 
 /// The orders that an earlier run left.

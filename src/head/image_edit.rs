@@ -195,10 +195,25 @@ fn refuse_set(now: &Snapshot, image: &ImageRecord, versions: &[VersionRecord]) -
     };
     let set = users(now, image).into_iter().filter(|u| used(u.1));
     let set: NodeSet = set.map(|u| u.0).collect();
-    if set.is_empty() {
-        return Ok(());
-    }
     let name = &image.name;
+    if set.is_empty() {
+        let mut refer = now.profiles().filter(|profile| {
+            let wanted = profile.settings.image.as_ref();
+            wanted
+                .filter(|wanted| wanted.name == *name)
+                .is_some_and(|wanted| {
+                    used(image.select(wanted.version.as_ref()).map(|v| v.version))
+                })
+        });
+        return match refer.next() {
+            None => Ok(()),
+            Some(profile) => Err(HeadError::conflict(format!(
+                "image {name} is in use by profile `{0}`; \
+                 set that to another version first: `reveille profile set {0} --image NAME`",
+                profile.name
+            ))),
+        };
+    }
     Err(HeadError::conflict(format!(
         "image {name} is in use: {set} would boot what you remove; set them to another version first"
     )))

@@ -16,6 +16,7 @@
 //!
 //! What this room never does: speak to the network, decide when a boot begins (`boot`), or keep sessions.
 
+mod apply;
 mod boot;
 mod collect;
 mod drain;
@@ -30,12 +31,14 @@ mod mint;
 mod node_edit;
 mod nodes;
 mod pending;
+mod profiles;
 mod reservations;
 mod sanitize;
 mod secrets;
 mod select;
 mod space;
 mod state_dir;
+mod text;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,6 +55,7 @@ use crate::store::layer::{LayerLimits, Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
+pub use apply::{Applied, Apply, PlanField, PlanLine, PlanVerb};
 pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
 pub use forecast::Growth;
@@ -62,8 +66,9 @@ pub use images::{
     ImageView, Progress, VersionView,
 };
 pub use layers::{LayerReset, LayerUse, LayerView};
-pub use node_edit::{NodeChange, NodeRemove, NodeView};
+pub use node_edit::{NodeChange, NodeRemove, NodeView, Origin};
 pub use nodes::{NodeAdd, NodeApprove};
+pub use profiles::{ProfileAdd, ProfileChange, ProfileDone, ProfileRemove, ProfileView};
 pub use reservations::DiskIdentity;
 pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
 

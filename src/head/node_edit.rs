@@ -1,18 +1,21 @@
 //! Nodes that are there: shown, changed, removed.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::boot::{self, NO_BOOT};
 use super::error::{HeadError, Result};
 use super::layers::refuse_busy;
-use super::nodes::check_image;
+use super::nodes::{check_image, profile_of};
 use super::{Head, NodesDone};
 use crate::catalog::{
-    Binding, BootMode, DiskTraits, ImageRef, LayerMode, LoaderPolicy, NodeRecord, Snapshot,
+    Binding, BootMode, DiskTraits, ImageRef, LayerMode, LoaderPolicy, NodeRecord, Setting,
+    SettingSet, Snapshot,
 };
-use crate::names::{LayerId, Mac, NodeName};
+use crate::names::{LayerId, Mac, NodeName, NodeSet};
 use crate::units::UnixMillis;
 
 /// A node as people see it.
@@ -25,6 +28,12 @@ pub struct NodeView {
     /// Fixed address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<Ipv4Addr>,
+    /// The profile that supplies what is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Where each setting comes from; one that has no value is not here.
+    #[serde(default)]
+    pub from: BTreeMap<Setting, Origin>,
     /// What it boots, as set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
@@ -63,12 +72,29 @@ pub struct NodeView {
     pub added: UnixMillis,
 }
 
+/// Where a node has a setting from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Given to this node.
+    Own,
+    /// From its profile.
+    Profile,
+    /// Nobody said anything.
+    Default,
+}
+
 /// Changes nodes. What is left out stays; where `null` is allowed, it clears (as in RFC 7396).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeChange {
     /// Which: a node set expression.
     pub nodes: String,
+    /// The profile that supplies what is not their own.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Option<String>>,
+    /// Settings that shall be their own no more.
+    pub inherit: SettingSet,
     /// What they boot.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub image: Option<Option<ImageRef>>,
@@ -150,13 +176,20 @@ impl Head {
         }
         let notices = self.change(ask.dry_run, |changes| {
             check_image(changes, ask.image.as_ref().and_then(Option::as_ref))?;
+            profile_of(
+                changes.view(),
+                ask.profile.as_ref().and_then(|p| p.as_deref()),
+            )?;
             let mut notices = Vec::new();
             for name in set.iter() {
                 let Some(old) = changes.view().node(name.as_str()).cloned() else {
                     let message = format!("node `{name}` was removed a moment ago");
                     return Err(HeadError::not_found(message));
                 };
-                let node = changed(&old, ask)?;
+                let node = changed(changes.view(), &old, ask)?;
+                if ask.profile.is_some() || !ask.inherit.is_empty() {
+                    check_image(changes, node.image.as_ref())?;
+                }
                 let bound = changes.view().binding(node.layer);
                 notices.extend(notice(changes.view(), bound, &node));
                 for mac in &node.macs {
@@ -166,7 +199,7 @@ impl Head {
             }
             Ok(notices)
         })?;
-        if !ask.dry_run && (ask.layer_limit.is_some() || ask.layer_warn.is_some()) {
+        if !ask.dry_run {
             self.apply_limits(&set);
         }
         if let (Some(macs), false) = (&ask.macs, ask.dry_run) {
@@ -197,13 +230,25 @@ impl Head {
             let remove = |name: &NodeName| Ok(changes.remove_node(name)?);
             set.iter().map(remove).collect::<Result<Vec<_>>>()
         })?;
+        let notices = if ask.dry_run {
+            Vec::new()
+        } else {
+            self.nodes_gone(&set, &removed)
+        };
+        Ok(NodesDone {
+            nodes: set,
+            notices,
+            dry_run: ask.dry_run,
+        })
+    }
+
+    /// After their records: all else that there is of removed nodes. Answers what could not be done.
+    pub(super) fn nodes_gone(&self, set: &NodeSet, removed: &[Arc<NodeRecord>]) -> Vec<String> {
         let mut notices = Vec::new();
-        if !ask.dry_run
-            && let Err(e) = self.forget_drains(&set)
-        {
+        if let Err(e) = self.forget_drains(set) {
             notices.push(format!("orders to drain them still stand: {e}"));
         }
-        for node in removed.iter().filter(|_| !ask.dry_run) {
+        for node in removed {
             let run = self.runs.of(&node.name);
             let _run = boot::lock(&run);
             // The node is gone already; a layer that stays is removed at the next start.
@@ -215,11 +260,7 @@ impl Head {
             self.bus.forget(&node.name);
             self.runs.forget(&node.name);
         }
-        Ok(NodesDone {
-            nodes: set,
-            notices,
-            dry_run: ask.dry_run,
-        })
+        notices
     }
 }
 
@@ -233,6 +274,8 @@ fn node_view(now: &Snapshot, node: &NodeRecord) -> NodeView {
         name: node.name.clone(),
         macs: node.macs.clone(),
         ip: node.ip,
+        profile: node.profile.clone(),
+        from: origins(now, node),
         image: node.image.clone(),
         version,
         bound: bound.map(|b| b.label.clone()),
@@ -250,38 +293,81 @@ fn node_view(now: &Snapshot, node: &NodeRecord) -> NodeView {
     }
 }
 
-fn changed(old: &NodeRecord, ask: &NodeChange) -> Result<NodeRecord> {
+fn origins(now: &Snapshot, node: &NodeRecord) -> BTreeMap<Setting, Origin> {
+    let profile = node.profile.as_deref().and_then(|name| now.profile(name));
+    let supplied = profile.map(|p| p.settings.said()).unwrap_or_default();
+    let there = node.in_force().said();
+    let origin = |one: Setting| match (node.inherits.has(one), supplied.has(one)) {
+        (false, _) => Origin::Own,
+        (true, true) => Origin::Profile,
+        (true, false) => Origin::Default,
+    };
+    let settings = Setting::ALL.into_iter().filter(|one| there.has(*one));
+    settings.map(|one| (one, origin(one))).collect()
+}
+
+fn changed(now: &Snapshot, old: &NodeRecord, ask: &NodeChange) -> Result<NodeRecord> {
     let mut node = old.clone();
-    if let Some(image) = &ask.image {
-        node.image.clone_from(image);
+    if let Some(profile) = &ask.profile {
+        node.profile.clone_from(profile);
     }
-    if let Some(power) = &ask.power {
-        node.power.clone_from(power);
-    }
+    let profile = profile_of(now, node.profile.as_deref())?;
+    let mut own = old.own();
+    own.clear(ask.inherit);
+    own.image = ask.image.clone().unwrap_or(own.image);
+    own.mode = ask.mode.or(own.mode);
+    own.boot = ask.boot.or(own.boot);
+    own.loader = ask.loader.or(own.loader);
+    own.disk = ask.disk.or(own.disk);
+    own.layer_limit = ask.layer_limit.unwrap_or(own.layer_limit);
+    own.layer_warn = ask.layer_warn.unwrap_or(own.layer_warn);
+    own.power = ask.power.clone().unwrap_or(own.power);
+    node.set_own(own, profile.as_ref().map(|p| &p.settings));
     if let Some(macs) = &ask.macs {
         node.macs.clone_from(macs);
     }
     if let Some(ip) = ask.ip {
         node.ip = ip;
     }
-    node.mode = ask.mode.unwrap_or(node.mode);
-    node.boot = ask.boot.unwrap_or(node.boot);
-    node.loader = ask.loader.unwrap_or(node.loader);
-    node.disk = ask.disk.unwrap_or(node.disk);
-    node.layer_limit = ask.layer_limit.unwrap_or(node.layer_limit);
-    node.layer_warn = ask.layer_warn.unwrap_or(node.layer_warn);
     if ask.new_secret {
         (node.secret, node.head_secret) = super::mint::secrets()?;
     }
     Ok(node)
 }
 
-/// What a change means for a persistent layer, which is the part that can hurt.
-fn notice(
+/// What changes of many nodes mean for their persistent layers, folded; `changed` are as they will be.
+pub(super) fn folded_notices<'a>(
     now: &Snapshot,
-    bound: Option<&std::sync::Arc<Binding>>,
-    node: &NodeRecord,
-) -> Option<String> {
+    changed: impl Iterator<Item = &'a NodeRecord>,
+) -> Vec<String> {
+    let (mut thrown, mut stay) = (NodeSet::default(), NodeSet::default());
+    for node in changed {
+        if notice(now, now.binding(node.layer), node).is_none() {
+            continue;
+        }
+        let set = match node.mode {
+            LayerMode::Ephemeral => &mut thrown,
+            LayerMode::Persistent => &mut stay,
+        };
+        set.insert(node.name.clone());
+    }
+    let mut notices = Vec::new();
+    if !thrown.is_empty() {
+        notices.push(format!(
+            "the kept layers of {thrown} are thrown away at their next boot"
+        ));
+    }
+    if !stay.is_empty() {
+        notices.push(format!(
+            "{stay} stay on their image versions while their layers hold data; \
+             `reveille layer reset {stay}` moves them"
+        ));
+    }
+    notices
+}
+
+/// What a change means for a persistent layer, which is the part that can hurt.
+fn notice(now: &Snapshot, bound: Option<&Arc<Binding>>, node: &NodeRecord) -> Option<String> {
     let name = &node.name;
     let bound = bound.filter(|b| b.mode == LayerMode::Persistent && b.boot != NO_BOOT)?;
     if node.mode == LayerMode::Ephemeral {

@@ -1,6 +1,7 @@
 //! New nodes: added by hand, or approved from the machines that wait.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,8 @@ use super::error::{HeadError, Result};
 use super::macs::{self, MacSource};
 use super::{Head, NodesDone, mint, select};
 use crate::catalog::{
-    BootMode, Changes, DiskTraits, ImageRef, LayerMode, LoaderPolicy, NodeRecord,
+    BootMode, Changes, DiskTraits, ImageRef, LayerMode, LoaderPolicy, NodeRecord, ProfileRecord,
+    SettingSet, Settings, Snapshot,
 };
 use crate::limits;
 use crate::names::{Mac, NodeName, NodeSet};
@@ -20,16 +22,22 @@ use crate::units::UnixMillis;
 pub struct NodeAdd {
     /// Their names: a node set expression.
     pub nodes: String,
+    /// The profile that supplies what is left out here.
+    pub profile: Option<String>,
     /// What they boot; may be left out and set later.
     pub image: Option<ImageRef>,
     /// What becomes of their layers.
-    pub mode: LayerMode,
+    pub mode: Option<LayerMode>,
     /// What they are told.
-    pub boot: BootMode,
+    pub boot: Option<BootMode>,
     /// How their firmware is loaded.
-    pub loader: LoaderPolicy,
+    pub loader: Option<LoaderPolicy>,
     /// What their disks are beyond plain ones.
-    pub disk: DiskTraits,
+    pub disk: Option<DiskTraits>,
+    /// Bytes that their layers may hold; 0 is no limit.
+    pub layer_limit: Option<u64>,
+    /// Bytes of their layers beyond which the owner is told; 0 is never.
+    pub layer_warn: Option<u64>,
     /// Command template of their power driver.
     pub power: Option<String>,
     /// MAC of the first; the next one has the MAC above, and so on in natural order.
@@ -50,21 +58,30 @@ pub struct NodeApprove {
     pub mac: Mac,
     /// The node's name.
     pub name: NodeName,
+    /// The profile that supplies what is left out here.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// What it boots.
     #[serde(default)]
     pub image: Option<ImageRef>,
     /// What becomes of its layer.
     #[serde(default)]
-    pub mode: LayerMode,
+    pub mode: Option<LayerMode>,
     /// What it is told.
     #[serde(default)]
-    pub boot: BootMode,
+    pub boot: Option<BootMode>,
     /// How its firmware is loaded.
     #[serde(default)]
-    pub loader: LoaderPolicy,
+    pub loader: Option<LoaderPolicy>,
     /// What its disk is beyond a plain one.
     #[serde(default)]
-    pub disk: DiskTraits,
+    pub disk: Option<DiskTraits>,
+    /// Bytes that its layer may hold; 0 is no limit.
+    #[serde(default)]
+    pub layer_limit: Option<u64>,
+    /// Bytes of its layer beyond which the owner is told; 0 is never.
+    #[serde(default)]
+    pub layer_warn: Option<u64>,
     /// Command template of its power driver.
     #[serde(default)]
     pub power: Option<String>,
@@ -93,24 +110,29 @@ impl Head {
             return Err(HeadError::invalid(message));
         }
         let records = new_records(ask, &set)?;
-        self.change(ask.dry_run, |changes| {
+        let notices = self.change(ask.dry_run, |changes| {
             refuse_known(changes, &set)?;
+            let profile = profile_of(changes.view(), ask.profile.as_deref())?;
+            let settings = profile.as_ref().map(|p| &p.settings);
             check_image(changes, ask.image.as_ref())?;
+            check_image(changes, settings.and_then(|s| s.image.as_ref()))?;
             for record in &records {
                 let mut record = record.clone();
+                record.fill(settings);
                 record.layer = changes.take_layer()?;
                 for mac in &record.macs {
                     changes.remove_pending(*mac);
                 }
                 changes.add_node(record)?;
             }
-            Ok(())
+            Ok(notices(ask, settings))
         })?;
         if !ask.dry_run {
+            self.apply_limits(&set);
             self.pending_taken(records.iter().flat_map(|r| r.macs.iter().copied()));
         }
         Ok(NodesDone {
-            notices: notices(ask),
+            notices,
             nodes: set,
             dry_run: ask.dry_run,
         })
@@ -134,11 +156,14 @@ impl Head {
         }
         self.nodes_add(&NodeAdd {
             nodes: name.to_string(),
+            profile: ask.profile.clone(),
             image: ask.image.clone(),
             mode: ask.mode,
             boot: ask.boot,
             loader: ask.loader,
             disk: ask.disk,
+            layer_limit: ask.layer_limit,
+            layer_warn: ask.layer_warn,
             power: ask.power.clone(),
             mac: Some(mac),
             dry_run: ask.dry_run,
@@ -172,27 +197,41 @@ fn new_records(ask: &NodeAdd, set: &NodeSet) -> Result<Vec<NodeRecord>> {
         (None, None) => MacSource::None,
     };
     let added = UnixMillis::now();
+    let own = Settings {
+        image: ask.image.clone(),
+        mode: ask.mode,
+        boot: ask.boot,
+        loader: ask.loader,
+        disk: ask.disk,
+        layer_limit: ask.layer_limit,
+        layer_warn: ask.layer_warn,
+        power: ask.power.clone(),
+    };
     let mut records = Vec::with_capacity(set.len());
     for ((name, macs), steps) in macs::assign(set, source)?.into_iter().zip(0..) {
         let (secret, head_secret) = mint::secrets()?;
-        records.push(NodeRecord {
+        let mut record = NodeRecord {
             layer: crate::names::LayerId(0),
             macs,
             ip: ask.ip.map(|base| ip_above(base, steps)).transpose()?,
-            image: ask.image.clone(),
-            mode: ask.mode,
-            boot: ask.boot,
-            loader: ask.loader,
-            disk: ask.disk,
+            image: None,
+            mode: LayerMode::default(),
+            boot: BootMode::default(),
+            loader: LoaderPolicy::default(),
+            disk: DiskTraits::default(),
             layer_limit: None,
             layer_warn: None,
-            power: ask.power.clone(),
+            power: None,
+            profile: ask.profile.clone(),
+            inherits: SettingSet::default(),
             secret,
             head_secret,
             disk_uuid: mint::uuid()?,
             added,
             name,
-        });
+        };
+        record.set_own(own.clone(), None);
+        records.push(record);
     }
     Ok(records)
 }
@@ -227,9 +266,29 @@ pub(super) fn check_image(changes: &Changes, image: Option<&ImageRef>) -> Result
     )))
 }
 
-fn notices(ask: &NodeAdd) -> Vec<String> {
+/// The profile of this name, which must be there when one is named.
+pub(super) fn profile_of(now: &Snapshot, name: Option<&str>) -> Result<Option<Arc<ProfileRecord>>> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    let found = now.profile(name).cloned();
+    found.map(Some).ok_or_else(|| no_profile(name))
+}
+
+pub(super) fn no_profile(name: &str) -> HeadError {
+    HeadError::not_found(format!(
+        "there is no profile `{name}`; choose one of `reveille profile ls`, or add it"
+    ))
+}
+
+fn notices(ask: &NodeAdd, profile: Option<&Settings>) -> Vec<String> {
     let mut notices = Vec::new();
-    if ask.image.is_none() && ask.boot == BootMode::Image {
+    let image = ask
+        .image
+        .as_ref()
+        .or(profile.and_then(|p| p.image.as_ref()));
+    let boot = ask.boot.or(profile.and_then(|p| p.boot));
+    if image.is_none() && boot.unwrap_or_default() == BootMode::Image {
         notices.push("they have no image yet: set one before they boot".to_owned());
     }
     if ask.mac.is_none() && ask.macs.is_none() {

@@ -99,7 +99,7 @@ impl Head {
 }
 
 /// 12 to 16 characters is what Windows takes; 96 bits want 16 of our own. No secret may break a script.
-fn check(node: &NodeName, which: &str, secret: &Secret) -> Result<()> {
+pub(super) fn check(node: &NodeName, which: &str, secret: &Secret) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._+=/:".contains(c);
     if (12..=16).contains(&secret.0.len()) && secret.0.chars().all(plain) {
         return Ok(());

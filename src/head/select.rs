@@ -1,4 +1,4 @@
-//! Node set expressions against the nodes there are: `@all`, `@image:NAME`, `@mode:persistent`.
+//! Node set expressions against the nodes there are: `@all`, `@image:NAME`, `@profile:NAME`, `@mode:persistent`.
 
 use std::sync::Arc;
 
@@ -63,9 +63,13 @@ fn group_of(now: &Snapshot, group: &str) -> std::result::Result<NodeSet, String>
             those(&|node| node.image.as_ref().is_some_and(|i| i.name == image))
         }
         Some(("image", _)) => Err("there is no such image".into()),
+        Some(("profile", name)) if now.profile(name).is_some() => Ok(now.nodes_of_profile(name)),
+        Some(("profile", _)) => Err("there is no such profile".into()),
         Some(("mode", mode @ ("ephemeral" | "persistent"))) => {
             those(&|node| node.mode.as_str() == mode)
         }
-        _ => Err("groups are @all, @image:NAME and @mode:ephemeral or persistent".into()),
+        _ => Err(
+            "groups are @all, @image:NAME, @profile:NAME and @mode:ephemeral or persistent".into(),
+        ),
     }
 }

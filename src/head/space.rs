@@ -60,9 +60,7 @@ impl Head {
     /// The limits of all nodes, for a start or when the catalog was changed at large.
     pub fn apply_all_limits(&self) {
         for node in self.snapshot().nodes() {
-            if node.layer_limit.is_some() || node.layer_warn.is_some() {
-                self.limit(node);
-            }
+            self.limit(node);
         }
     }
 

@@ -92,7 +92,7 @@ impl Bench {
 
     pub(super) fn add(&self, nodes: &str, mode: LayerMode) {
         let ask = NodeAdd {
-            mode,
+            mode: Some(mode),
             ..add_ask(nodes)
         };
         self.head().nodes_add(&ask).unwrap();

@@ -56,7 +56,8 @@ impl TestHead {
         self.dir.path().join(name)
     }
 
-    fn command(&self) -> Command {
+    /// A command line against this head, not started.
+    pub fn command(&self) -> Command {
         // As for the lab: another build of the program, such as a release.
         let other = std::env::var_os("REVEILLE_BIN_DIR");
         let other = other.map(|dir| Path::new(&dir).join("reveille"));
@@ -117,6 +118,14 @@ impl TestHead {
             args.join(" ")
         );
         assert_eq!(said.trim().lines().count(), 1, "not one clear line: {said}");
+        said
+    }
+
+    /// Runs a command line that must fail with this code; gives its stderr, however many lines.
+    pub fn bad_words(&self, args: &[&str], code: i32) -> String {
+        let output = self.cli(args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
         said
     }
 

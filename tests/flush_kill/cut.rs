@@ -81,6 +81,7 @@ fn open(disk: Arc<dyn Medium>, boot: [u8; 16]) -> Result<LayerStore> {
         soft_bytes: 900,
         files_open: 2,
         background: false,
+        ..Options::default()
     };
     LayerStore::open_with(disk, boot, options).map(|(store, _)| store)
 }
