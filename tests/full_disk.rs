@@ -344,7 +344,8 @@ async fn a_disk_that_is_really_full_hurts_the_writer_only_and_heals_when_there_i
         a.write(n * PIECE, 1).await.unwrap();
         b.write(n * PIECE, 7).await.unwrap();
     }
-    (a.flush().await.unwrap(), b.flush().await.unwrap());
+    a.flush().await.unwrap();
+    b.flush().await.unwrap();
     // Somebody else takes every byte, the reserve too: seen through the head's own mounts.
     let state = head.path("state").display().to_string();
     let filler = format!("/proc/{}/root{state}/filler", head.pid());
@@ -363,7 +364,8 @@ async fn a_disk_that_is_really_full_hurts_the_writer_only_and_heals_when_there_i
     std::fs::remove_file(&filler).unwrap();
     a.write(32 * MIB, 9).await.unwrap();
     b.write(32 * MIB, 9).await.unwrap();
-    (a.flush().await.unwrap(), b.flush().await.unwrap());
+    a.flush().await.unwrap();
+    b.flush().await.unwrap();
     a.holds(32 * MIB, 1, 9).await;
     catalog_works(&head, 2);
 }

@@ -411,7 +411,7 @@ type Promised = [u64; 3];
 
 /// Writes and flushes; a failed flush promises nothing.
 fn work(store: &reveille::store::LayerStore, promised: &mut Promised, tag: u64) {
-    for layer in 0..2 {
+    for (layer, promised) in promised.iter_mut().enumerate().take(2) {
         let Ok(volume) = volume(store, layer) else {
             continue;
         };
@@ -421,7 +421,7 @@ fn work(store: &reveille::store::LayerStore, promised: &mut Promised, tag: u64) 
         let known = contents(&volume, layer).unwrap()[0];
         if volume.flush().is_ok() {
             assert!(wrote || known != 0);
-            promised[layer] = known;
+            *promised = known;
         }
     }
 }
@@ -457,11 +457,10 @@ fn fail_kill_go_on(call: u64) -> Option<usize> {
         .enumerate()
     {
         let (store, report) = open(Arc::new(image), NEXT_BOOT).unwrap();
-        for layer in 0..2 {
+        for (layer, right) in promised.into_iter().enumerate().take(2) {
             let found = volume(&store, layer).map(|volume| contents(&volume, layer).unwrap()[0]);
             let found =
                 found.unwrap_or_else(|e| panic!("call {call}, cut {at}, layer {layer}: {e}"));
-            let right = promised[layer];
             // A later write that no flush promised may be there as well: its tag is larger.
             assert!(
                 right == 0 || found >= right && found != BASE,

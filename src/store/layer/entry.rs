@@ -617,6 +617,7 @@ mod test {
                 set: (4..6).collect(),
             },
             Entry::Damaged { layer, generation },
+            Entry::Poisoned { layer, generation },
             Entry::Redo {
                 layer,
                 generation,

@@ -727,6 +727,26 @@ mod test {
         let refused = recover(&disk, [1; 16], &Options::default()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::NewerVersion);
     }
+    #[test]
+    fn a_store_of_an_earlier_format_is_read_as_it_is() {
+        for version in 1..VERSION {
+            let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+            disk.create_dir(DATA_DIR).unwrap();
+            let header = Header {
+                version,
+                ..Header::default()
+            };
+            let mut log = journal::begin(&*disk, 1, header, 0).unwrap();
+            let reset = Entry::Reset {
+                layer: LayerId(1),
+                generation: 4,
+            };
+            log.append(&[reset]).unwrap();
+            let found = recover(&disk, [1; 16], &Options::default()).unwrap();
+            assert_eq!((found.layers.len(), found.generation_next), (1, 5));
+            assert!(found.report.poisoned.is_empty());
+        }
+    }
     /// Found by the fuzz target `store`: the number after the last one was asked for.
     #[test]
     fn the_last_number_of_a_journal_is_no_overflow() {
