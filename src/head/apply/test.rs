@@ -382,6 +382,9 @@ fn any_told() -> impl Strategy<Value = Told> {
 
 fn told_text(told: &Told) -> String {
     let mut text = "profiles:\n  p: {mode: persistent}\nnodes:\n".to_owned();
+    if told.is_empty() {
+        text = text.replace("nodes:", "nodes: []");
+    }
     for (name, (mode, boot, mac, profile)) in told {
         text += &format!("- nodes: n{name}\n");
         text += ["", "  mode: ephemeral\n", "  mode: persistent\n"][usize::from(*mode)];

@@ -62,11 +62,16 @@ pub(in crate::head) fn read(text: &str) -> Result<Document> {
         );
         return Err(Fault::new(at, message));
     }
-    let mut section = |name| {
-        fields
-            .remove(name)
-            .filter(|v| !matches!(v.kind, Kind::Null))
-    };
+    // With --prune the one reading would remove everything, the other nothing.
+    for (name, value) in &fields {
+        if matches!(value.kind, Kind::Null) {
+            let message = format!(
+                "`{name}` has no value; say `[]` or `{{}}` for none of them, or leave it out"
+            );
+            return Err(Fault::new(value.line, message));
+        }
+    }
+    let mut section = |name| fields.remove(name);
     Ok(Document {
         images: section("images").map(images).transpose()?,
         profiles: section("profiles").map(profiles).transpose()?,

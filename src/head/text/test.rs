@@ -19,6 +19,7 @@ fn refused(text: &str, words: &[&str]) {
 fn every_wrong_key_value_and_shape_is_refused_with_its_line() {
     refused("", &["1: nothing", "format: 1"]);
     refused("nodes: []", &["no `format`"]);
+    refused("format: 1\nnodes:\n", &["`nodes` has no value", "`[]`"]);
     refused("format: 2", &["1: format 2", "format 1"]);
     refused("format: one", &["format `one`"]);
     refused("- format: 1", &["must be a map"]);
