@@ -30,6 +30,7 @@ use redb::backends::InMemoryBackend;
 
 pub use changes::Changes;
 pub use error::{Error, ErrorKind, Result};
+pub use file::CatalogFile;
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
 pub use node::{
     Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
@@ -52,6 +53,14 @@ impl Catalog {
     /// refused with [`ErrorKind::NewerVersion`].
     pub fn open(path: &Path) -> Result<Self> {
         Self::over(file::open(path)?)
+    }
+
+    /// Opens the catalog in `file`, makes it if the file is empty.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(file: Arc<dyn CatalogFile>) -> Result<Self> {
+        Self::with_backend(file::Backend(file))
     }
 
     /// A catalog that lives as long as the process.

@@ -17,6 +17,7 @@
 //! What this room never does: speak to the network, decide when a boot begins (`boot`), or keep sessions.
 
 mod boot;
+mod catalog_file;
 mod collect;
 mod drain;
 mod error;
@@ -45,6 +46,7 @@ use crate::events::Bus;
 use crate::limits;
 use crate::names::NodeSet;
 use crate::store::disk::Disk;
+use crate::store::disk_below::BelowDisk;
 use crate::store::disk_file::RealDisk;
 use crate::store::layer::{Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
@@ -67,6 +69,10 @@ pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
 use error::Result;
 use state_dir::StateDir;
 
+/// The catalog's file in a state directory.
+const CATALOG: &str = "catalog.redb";
+/// The store's directory in a state directory.
+const STORE: &str = "store";
 /// The counter of boot ids: none above it was ever given out.
 const BOOTS: &str = "boots";
 /// The counter of campaigns.
@@ -90,6 +96,9 @@ pub struct HeadOptions {
     pub journal_bytes: Option<u64>,
     /// Growth of the layers' soft log at which it is rewritten, bytes.
     pub soft_bytes: Option<u64>,
+    /// The layers' upkeep is done by whoever finds it due, not by a thread of its own: for tests that must
+    /// do the same thing twice.
+    pub foreground: bool,
 }
 
 impl HeadOptions {
@@ -100,6 +109,7 @@ impl HeadOptions {
             journal_bytes,
             journal_step: usual.journal_step.min(journal_bytes),
             soft_bytes: self.soft_bytes.unwrap_or(usual.soft_bytes),
+            background: !self.foreground,
             ..usual
         }
     }
@@ -123,7 +133,7 @@ pub struct Head {
     torn_boots: u64,
     host_boot: String,
     /// Last, so that the directory is let go when all else is closed.
-    _state: StateDir,
+    _state: Option<StateDir>,
 }
 
 /// A node's disk, ready to be served.
@@ -159,15 +169,36 @@ impl Head {
     /// `Refused` when another process holds it (the message names it) or a newer version wrote it.
     pub fn open(path: &Path, options: &HeadOptions) -> Result<Self> {
         let state = StateDir::open(path)?;
-        let catalog = Catalog::open(&state.join("catalog.redb"))?;
+        let catalog = Catalog::open(&state.join(CATALOG))?;
+        let root = state.make_dir(STORE)?;
+        Self::assemble(catalog, Arc::new(RealDisk::new(&root)), Some(state), options)
+    }
+
+    /// Opens what lies on `disk` as in a state directory, without a lock and without a version: for media
+    /// that record what is done to them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(disk: &Arc<dyn Disk>, options: &HeadOptions) -> Result<Self> {
+        let catalog = Catalog::open_in(catalog_file::open(&**disk, CATALOG)?)?;
+        disk.create_dir(STORE)?;
+        disk.sync_dir("")?;
+        let store = BelowDisk::new(Arc::clone(disk), STORE);
+        Self::assemble(catalog, Arc::new(store), None, options)
+    }
+
+    fn assemble(
+        catalog: Catalog,
+        disk: Arc<dyn Disk>,
+        state: Option<StateDir>,
+        options: &HeadOptions,
+    ) -> Result<Self> {
         let host_boot = match &options.host_boot_id {
             Some(id) => id.clone(),
             None => state_dir::host_boot_id()?,
         };
         let begun = begin(&catalog, &host_boot)?;
         secrets::complete(&catalog)?;
-        let root = state.make_dir("store")?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
         let (store, recovery) = Store::open(&disk, &host_boot, options.layers())?;
         tell(&recovery);
         let head = Self {

@@ -13,6 +13,7 @@
 
 pub mod buffer;
 pub mod disk;
+pub mod disk_below;
 pub mod disk_crash;
 pub mod disk_file;
 pub mod disk_memory;

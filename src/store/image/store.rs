@@ -85,7 +85,10 @@ impl ImageStore {
     }
 
     /// With smaller packs, for tests.
-    pub(super) fn with_pack_slots(disk: Arc<dyn Disk>, slots: u32) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the directories cannot be made or read.
+    pub fn with_pack_slots(disk: Arc<dyn Disk>, slots: u32) -> Result<Self> {
         // Each time, since a crash may have kept some of these names and lost others.
         for path in [pack::PACKS, survey::MANIFESTS, TMP] {
             disk.create_dir(path)?;
