@@ -12,6 +12,7 @@
 //! ask who is logged in. Level 3.
 
 mod changes;
+pub mod check;
 mod error;
 mod file;
 mod image;
@@ -73,7 +74,8 @@ impl Catalog {
         Self::over(made.map_err(|e| schema::failed("open the catalog", e.into()))?)
     }
 
-    fn over(db: Database) -> Result<Self> {
+    fn over(mut db: Database) -> Result<Self> {
+        check::verify(&mut db)?;
         schema::prepare(&db, schema::MIGRATIONS)?;
         let current = schema::load(&db)?;
         Ok(Self {

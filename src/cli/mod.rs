@@ -5,6 +5,7 @@
 
 mod boot;
 mod campaign;
+mod check;
 mod config;
 mod door;
 mod drain;
@@ -104,6 +105,8 @@ enum Command {
     Undrain(drain::UndrainArgs),
     /// Prints the counters of the running head, in the text format of Prometheus
     Metrics,
+    /// Checks the state directory of a head that is stopped: catalog, images, layers, and that they fit together
+    Check(check::Args),
     /// Checks or writes a configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -171,6 +174,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         return serve::run(&settings);
     }
     crate::telemetry::start_logging("warn");
+    if let Command::Check(args) = &cli.command {
+        return check::run(&settings.state, args);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -189,7 +195,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Drain(args) => drain::drain(&door, args).await,
             Command::Undrain(args) => drain::undrain(&door, args).await,
             Command::Metrics => drain::metrics(&door).await,
-            Command::Serve | Command::Config(_) | Command::Completion { .. } => Ok(Exit::Good),
+            Command::Serve
+            | Command::Check(_)
+            | Command::Config(_)
+            | Command::Completion { .. } => Ok(Exit::Good),
         }
     })
 }

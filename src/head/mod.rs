@@ -18,6 +18,7 @@
 
 mod boot;
 mod catalog_file;
+pub mod check;
 mod collect;
 mod drain;
 mod error;
