@@ -84,7 +84,7 @@ fn a_kill_at_any_moment_leaves_every_named_image_whole_and_the_rest_is_collected
         for moment in 0..=tape.moment() {
             let torn = usize::try_from(random.below(200_000)).unwrap();
             let image = tape.process_kill(moment, torn);
-            let found = check_image(&image, &at(&events, moment));
+            let found = check_image(&image, &at_kill(&events, moment));
             tally.check(found, seed, moment, torn, &events);
         }
     }

@@ -16,8 +16,29 @@ use crate::limits;
 /// Only the owner may read: the file holds every node's CHAP secret.
 const MODE: u32 = 0o600;
 
-/// Opens the file at `path`, makes it if it is not there.
+/// Opens the file at `path`, makes it if it is not there: under another name first, since a file whose first
+/// pages a power cut took half would be refused for ever.
 pub(super) fn open(path: &Path) -> Result<Database> {
+    if !path.exists() {
+        let fresh = path.with_extension("redb.new");
+        let failed = |e: io::Error| {
+            let context = format!("make the catalog {}", path.display());
+            Error::caused(ErrorKind::Io, context, e)
+        };
+        match fs::remove_file(&fresh) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let db = open_file(&fresh)?;
+        schema::prepare(&db, schema::MIGRATIONS)?;
+        // Closes it in order: its pages are durable.
+        drop(db);
+        fs::rename(&fresh, path).map_err(failed)?;
+    }
+    open_file(path)
+}
+
+fn open_file(path: &Path) -> Result<Database> {
     let shown = path.display();
     let failed = |doing: &str, e: io::Error| {
         let context = format!("{doing} the catalog {shown}");

@@ -5,21 +5,32 @@ use std::io;
 use std::sync::Arc;
 
 use super::error::Result;
-use crate::catalog::CatalogFile;
+use crate::catalog::{Catalog, CatalogFile};
 use crate::store::disk::{Disk, File, OpenMode};
 use crate::store::{Error, ErrorKind};
 
 #[derive(Debug)]
 struct OnDisk(Arc<dyn File>);
 
-/// Opens the file at `path`, makes it if it is not there.
-pub(super) fn open(disk: &dyn Disk, path: &str) -> Result<Arc<dyn CatalogFile>> {
+/// Opens the catalog at `path`, makes it if it is not there: under another name first, as in the file system.
+pub(super) fn open(disk: &dyn Disk, path: &str) -> Result<Catalog> {
     let file = match disk.open(path, OpenMode::ReadWrite) {
-        Err(e) if e.kind() == ErrorKind::NotFound => disk.open(path, OpenMode::CreateNew)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let fresh = format!("{path}.new");
+            match disk.remove(&fresh) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
+            let file: Arc<dyn CatalogFile> =
+                Arc::new(OnDisk(disk.open(&fresh, OpenMode::CreateNew)?));
+            drop(Catalog::open_in(file)?);
+            disk.rename(&fresh, path)?;
+            disk.open(path, OpenMode::ReadWrite)?
+        }
         file => file?,
     };
     disk.sync_dir("")?;
-    Ok(Arc::new(OnDisk(file)))
+    Ok(Catalog::open_in(Arc::new(OnDisk(file)))?)
 }
 
 fn told(error: Error) -> io::Error {

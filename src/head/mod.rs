@@ -181,7 +181,7 @@ impl Head {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_on(disk: &Arc<dyn Disk>, options: &HeadOptions) -> Result<Self> {
-        let catalog = Catalog::open_in(catalog_file::open(&**disk, CATALOG)?)?;
+        let catalog = catalog_file::open(&**disk, CATALOG)?;
         disk.create_dir(STORE)?;
         disk.sync_dir("")?;
         let store = BelowDisk::new(Arc::clone(disk), STORE);

@@ -259,11 +259,20 @@ pub(crate) fn history(
 
 /// What must be true, and what may be, when `moment` operations had happened.
 pub(crate) fn at(events: &[Event], moment: usize) -> World {
+    world_at(events, moment, |event| event.start < moment)
+}
+
+/// The same when a part of the next operation may have happened too.
+pub(crate) fn at_kill(events: &[Event], moment: usize) -> World {
+    world_at(events, moment, |event| event.start <= moment)
+}
+
+fn world_at(events: &[Event], moment: usize, begun: impl Fn(&Event) -> bool) -> World {
     let mut world = World::default();
     for event in events {
         if event.end <= moment {
             world = event.after.clone();
-        } else if event.start < moment {
+        } else if begun(event) {
             world.known.extend(event.after.known.clone());
             world.harmed.extend(&event.after.harmed);
             world.named.retain(|id| event.after.named.contains(id));

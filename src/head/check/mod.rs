@@ -197,7 +197,7 @@ fn read_catalog(disk: &dyn Disk) -> catalog::check::Checked {
 
 /// What lies in the directory and is not ours.
 fn strangers(path: &Path) -> Vec<Finding> {
-    const OURS: &[&str] = &["version", "version.new", "lock", CATALOG, STORE];
+    const OURS: &[&str] = &["version", "version.new", "lock", CATALOG, "catalog.redb.new", STORE];
     let Ok(entries) = std::fs::read_dir(path) else {
         return Vec::new();
     };

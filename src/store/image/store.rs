@@ -151,7 +151,10 @@ impl ImageStore {
             // Unreadable or damaged: the new one replaces it.
             Err(_) => Some(Vec::new()),
         };
-        if !there.as_ref().is_some_and(|there| self.stands(id, there)) {
+        if there.as_ref().is_some_and(|there| self.stands(id, there)) {
+            // Its name may be news to the medium: an earlier attempt may have ended right before this.
+            self.disk.sync_dir(survey::MANIFESTS)?;
+        } else {
             self.write_manifest(id, &bytes)?;
         }
         let data = manifest.entries().len() as u64;
