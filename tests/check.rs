@@ -59,7 +59,8 @@ fn state() -> MemoryDisk {
         let path = dir.path().join("d.raw");
         std::fs::write(&path, golden(version)).unwrap();
         let import = ask(serde_json::json!({"path": path, "name": "d", "format": "raw"}));
-        head.image_import(&import, &|_| {}, &AtomicBool::new(false)).unwrap();
+        head.image_import(&import, &|_| {}, &AtomicBool::new(false))
+            .unwrap();
     }
     for (nodes, mode) in [("n[1-4]", "persistent"), ("e[1-2]", "ephemeral")] {
         let add = ask(serde_json::json!({"nodes": nodes, "image": "d", "mode": mode}));
@@ -87,8 +88,13 @@ fn check(disk: &MemoryDisk, data: bool, repair: bool) -> Result<CheckReport, Str
 fn damage(report: &CheckReport) -> Vec<String> {
     let bad = report.findings.iter();
     let bad = bad.filter(|f| f.severity == Severity::Damage);
-    bad.map(|f| format!("{}: {} [{} {:?}] {}", f.object, f.what, f.nodes, f.images, f.next))
-        .collect()
+    bad.map(|f| {
+        format!(
+            "{}: {} [{} {:?}] {}",
+            f.object, f.what, f.nodes, f.images, f.next
+        )
+    })
+    .collect()
 }
 
 /// All that the nodes and image versions read; an error where they are refused.
@@ -138,7 +144,8 @@ fn harm(disk: &MemoryDisk, random: &mut Random) -> (String, bool) {
         if byte[0] != 0 {
             break;
         }
-        offset = random.below(len.min(1 << (6 + random.below(20))));
+        let within = 1 << (6 + random.below(20));
+        offset = random.below(len.min(within));
     }
     let how = match random.below(8) {
         0 => {
@@ -162,7 +169,8 @@ fn harm(disk: &MemoryDisk, random: &mut Random) -> (String, bool) {
         _ => {
             let mut byte = [0];
             file.read_at(offset, &mut byte).unwrap();
-            file.write_at(offset, &[byte[0] ^ 1 << random.below(8)]).unwrap();
+            file.write_at(offset, &[byte[0] ^ 1 << random.below(8)])
+                .unwrap();
             "flipped"
         }
     };
@@ -174,7 +182,10 @@ fn harm(disk: &MemoryDisk, random: &mut Random) -> (String, bool) {
 #[test]
 fn harm_anywhere_is_told_or_the_head_serves_what_it_served() {
     let whole = state();
-    assert_eq!(damage(&check(&whole, true, false).unwrap()), Vec::<String>::new());
+    assert_eq!(
+        damage(&check(&whole, true, false).unwrap()),
+        Vec::<String>::new()
+    );
     let before = check(&whole, true, false).unwrap().findings;
     let right = served(&whole.fork()).unwrap();
     let (mut told, mut harmless, mut wrong) = (0, 0, Vec::new());
@@ -198,11 +209,16 @@ fn harm_anywhere_is_told_or_the_head_serves_what_it_served() {
         match (silent, serving) {
             (false, _) => told += 1,
             (true, Ok(now)) if now == right => harmless += 1,
-            (true, Ok(_)) => wrong.push(format!("seed {seed}: {how}: not told, and served wrongly")),
+            (true, Ok(_)) => {
+                wrong.push(format!("seed {seed}: {how}: not told, and served wrongly"))
+            }
             (true, Err(e)) => wrong.push(format!("seed {seed}: {how}: not told, and refused: {e}")),
         }
     }
-    println!("check: {told} harms told, {harmless} harmless, {} wrong", wrong.len());
+    println!(
+        "check: {told} harms told, {harmless} harmless, {} wrong",
+        wrong.len()
+    );
     assert!(wrong.is_empty(), "{} wrong: {wrong:#?}", wrong.len());
     assert!(told > harmless, "most harms do harm");
 }
@@ -223,7 +239,12 @@ fn a_repair_of_any_harm_leaves_nothing_worse_and_never_panics() {
         let after = served(&disk).unwrap_or_else(|e| panic!("seed {seed}: {how}: {e}"));
         for (was, is) in before.iter().zip(&after) {
             let worse = was.1.is_ok() && was != is;
-            assert!(!worse, "seed {seed}: {how}: {} got worse: {:?}", was.0, is.1.as_ref().err());
+            assert!(
+                !worse,
+                "seed {seed}: {how}: {} got worse: {:?}",
+                was.0,
+                is.1.as_ref().err()
+            );
         }
     }
 }
@@ -240,7 +261,10 @@ fn a_bad_chunk_is_told_with_the_images_and_nodes_that_need_it() {
     let disk = state();
     // Slot 0 is the chunk that both versions share.
     flip(&disk, "store/images/packs/00000001.pack", 5);
-    assert_eq!(damage(&check(&disk, false, false).unwrap()), Vec::<String>::new());
+    assert_eq!(
+        damage(&check(&disk, false, false).unwrap()),
+        Vec::<String>::new()
+    );
     let said = damage(&check(&disk, true, false).unwrap()).join("\n");
     for word in ["slot 0", "[e[1-2],n[1-4] [\"d:1\", \"d:2\"]]", "import"] {
         assert!(said.contains(word), "no `{word}` in: {said}");
@@ -251,10 +275,14 @@ fn a_bad_chunk_is_told_with_the_images_and_nodes_that_need_it() {
 fn a_missing_manifest_is_told_with_the_nodes_that_boot_it() {
     let disk = state();
     for name in disk.list("store/images/manifests").unwrap() {
-        disk.remove(&format!("store/images/manifests/{name}")).unwrap();
+        disk.remove(&format!("store/images/manifests/{name}"))
+            .unwrap();
     }
     let said = damage(&check(&disk, false, false).unwrap()).join("\n");
-    assert!(said.contains("image d:2: its manifest is missing"), "{said}");
+    assert!(
+        said.contains("image d:2: its manifest is missing"),
+        "{said}"
+    );
     assert!(said.contains("n[1-4]"), "{said}");
 }
 
@@ -266,14 +294,22 @@ fn a_damaged_checkpoint_is_made_good_by_a_repair() {
         let path = NodeName::parse("n1").unwrap();
         for block in 0..60_u64 {
             let attached = head.attach(&path, true).unwrap();
-            attached.volume.write(block % 16 * 4096, &[9; 4096]).unwrap();
+            attached
+                .volume
+                .write(block % 16 * 4096, &[9; 4096])
+                .unwrap();
             attached.volume.flush().unwrap();
         }
     }
     let names = disk.list("store/layers").unwrap();
-    let newest = names.iter().filter(|n| n.starts_with("checkpoint.")).max_by_key(|n| {
-        n.trim_start_matches("checkpoint.").parse::<u32>().unwrap_or(0)
-    });
+    let newest = names
+        .iter()
+        .filter(|n| n.starts_with("checkpoint."))
+        .max_by_key(|n| {
+            n.trim_start_matches("checkpoint.")
+                .parse::<u32>()
+                .unwrap_or(0)
+        });
     let newest = newest.expect("the journal is small, so there are checkpoints");
     let right = served(&disk.fork()).unwrap();
     flip(&disk, &format!("store/layers/{newest}"), 40);
@@ -281,7 +317,12 @@ fn a_damaged_checkpoint_is_made_good_by_a_repair() {
     assert!(said.contains(newest.as_str()), "{said}");
     let report = check(&disk, false, true).unwrap();
     assert_eq!(damage(&report), Vec::<String>::new());
-    assert!(report.repaired.iter().any(|done| done.contains("checkpoints")));
+    assert!(
+        report
+            .repaired
+            .iter()
+            .any(|done| done.contains("checkpoints"))
+    );
     assert_eq!(served(&disk).unwrap(), right);
 }
 
@@ -290,7 +331,14 @@ fn a_check_writes_nothing() {
     let disk = state();
     flip(&disk, "store/images/packs/00000001.pack", 5);
     let names = disk.list("store/layers").unwrap();
-    flip(&disk, &format!("store/layers/{}", names.iter().find(|n| n.contains('.')).unwrap()), 50);
+    flip(
+        &disk,
+        &format!(
+            "store/layers/{}",
+            names.iter().find(|n| n.contains('.')).unwrap()
+        ),
+        50,
+    );
     let before = disk.parts();
     check(&disk, true, false).unwrap();
     assert!(disk.parts() == before);
@@ -329,7 +377,13 @@ fn the_command_names_what_is_damaged_and_exits_with_1() {
     let output = head.cli(&["check", "--data"]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    for word in ["damage: slot 0", "images: d:1", "nodes: n[1-2]", "next: import", "DAMAGED"] {
+    for word in [
+        "damage: slot 0",
+        "images: d:1",
+        "nodes: n[1-2]",
+        "next: import",
+        "DAMAGED",
+    ] {
         assert!(said.contains(word), "no `{word}` in: {said}");
     }
 }
@@ -347,7 +401,12 @@ fn a_running_head_is_not_checked_and_the_refusal_names_it() {
     let mut head = head_with_image();
     head.serve();
     let said = head.bad(&["check"], 4);
-    for word in ["is held by process ", "(reveille ", " since 20", "stop it first"] {
+    for word in [
+        "is held by process ",
+        "(reveille ",
+        " since 20",
+        "stop it first",
+    ] {
         assert!(said.contains(word), "no `{word}` in: {said}");
     }
     head.kill();

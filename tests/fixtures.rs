@@ -1,11 +1,12 @@
 //! Files of every format, frozen: what an earlier program wrote must be read bit for bit by every later one, and
 //! what this program writes for the same input may not change without a new version of the format.
 //!
-//! The files in `tests/fixtures/` are texts: each line holds 32 bytes of a file in hexadecimal, or a run of one byte;
-//! what no line names is zero. They were written by `make_the_fixtures` below, which never replaces one:
+//! The files in `tests/fixtures/` are texts: each line holds 32 bytes of a file in hexadecimal, or a run of one byte or of one
+//! word of eight; what no line names is zero. They were written by `every_format_has_its_fixture` below, which never
+//! replaces one:
 //!
 //! ```text
-//! cargo test --test fixtures -- --ignored make_the_fixtures
+//! REVEILLE_FIXTURES=write cargo test --test fixtures every_format
 //! ```
 
 #![expect(clippy::unwrap_used, reason = "test code")]
@@ -16,14 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-#[path = "image_model/mod.rs"]
-mod image_model;
 mod layer_model;
 
 use layer_model::{BOOT, Golden, NEXT_BOOT, SECTORS, golden, sectors};
 use reveille::head::{Head, HeadOptions};
 use reveille::names::NodeName;
-use reveille::store::disk::{Disk, File, OpenMode};
+use reveille::store::disk::{Disk, OpenMode};
 use reveille::store::disk_memory::MemoryDisk;
 use reveille::store::image::ImageStore;
 use reveille::store::{Durability, LayerId, LayerStore, Volume, VolumeSpec};
@@ -34,7 +33,9 @@ type Files = BTreeMap<String, Vec<u8>>;
 // --- the texts ---
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 fn encode(files: &Files) -> String {
@@ -43,28 +44,42 @@ fn encode(files: &Files) -> String {
         writeln!(out, "file {path} {}", bytes.len()).unwrap();
         let mut at = 0;
         while at < bytes.len() {
-            let first = bytes[at];
-            let alike = bytes[at..].iter().take_while(|byte| **byte == first).count();
-            if alike >= 32 {
-                if first != 0 {
-                    writeln!(out, "{at:x} {alike}*{first:02x}").unwrap();
+            let hex = |bytes: &[u8]| -> String {
+                bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+            };
+            let run = [1, 8].map(|unit| (unit, alike(&bytes[at..], unit)));
+            if let Some((unit, count)) = run.into_iter().find(|(unit, count)| unit * count >= 32) {
+                let word = &bytes[at..at + unit];
+                if word != [0] {
+                    writeln!(out, "{at:x} {count}*{}", hex(word)).unwrap();
                 }
-                at += alike;
+                at += unit * count;
                 continue;
             }
             let line = &bytes[at..bytes.len().min(at + 32)];
-            let hex: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
-            writeln!(out, "{at:x} {hex}").unwrap();
+            writeln!(out, "{at:x} {}", hex(line)).unwrap();
             at += line.len();
         }
     }
     out
 }
 
+/// How often the first `unit` bytes are repeated, themselves counted.
+fn alike(bytes: &[u8], unit: usize) -> usize {
+    let mut words = bytes.chunks_exact(unit);
+    let first = words.next();
+    first.map_or(0, |first| {
+        1 + words.take_while(|word| *word == first).count()
+    })
+}
+
 fn decode(text: &str) -> Files {
     let mut files = Files::new();
     let mut last = String::new();
-    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+    for line in text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+    {
         if let Some(rest) = line.strip_prefix("file ") {
             let (path, len) = rest.split_once(' ').unwrap();
             files.insert(path.to_owned(), vec![0; len.parse().unwrap()]);
@@ -74,9 +89,14 @@ fn decode(text: &str) -> Files {
         let (at, what) = line.split_once(' ').unwrap();
         let at = usize::from_str_radix(at, 16).unwrap();
         let byte = |hex: &str| u8::from_str_radix(hex, 16).unwrap();
+        let word = |hex: &str| -> Vec<u8> {
+            (0..hex.len() / 2)
+                .map(|n| byte(&hex[2 * n..2 * n + 2]))
+                .collect()
+        };
         let bytes = match what.split_once('*') {
-            Some((count, hex)) => vec![byte(hex); count.parse().unwrap()],
-            None => (0..what.len() / 2).map(|n| byte(&what[2 * n..2 * n + 2])).collect(),
+            Some((count, hex)) => word(hex).repeat(count.parse().unwrap()),
+            None => word(what),
         };
         files.get_mut(&last).unwrap()[at..at + bytes.len()].copy_from_slice(&bytes);
     }
@@ -87,8 +107,12 @@ fn decode(text: &str) -> Files {
 fn the_texts_hold_every_byte() {
     let mut files = Files::new();
     files.insert("a".into(), vec![0; 100]);
-    files.insert("b/c".into(), [vec![1; 40], vec![0; 33], vec![2, 3, 4]].concat());
+    files.insert(
+        "b/c".into(),
+        [vec![1; 40], vec![0; 33], vec![2, 3, 4]].concat(),
+    );
     files.insert("d".into(), Vec::new());
+    files.insert("e".into(), [1, 2, 3, 4, 5, 6, 7, 8].repeat(9));
     assert!(decode(&encode(&files)) == files);
 }
 
@@ -103,7 +127,10 @@ fn files_of(disk: &MemoryDisk) -> Files {
         assert!(bytes.read(0, &mut out));
         out
     };
-    files.into_iter().map(|(path, bytes)| (path, whole(bytes))).collect()
+    files
+        .into_iter()
+        .map(|(path, bytes)| (path, whole(bytes)))
+        .collect()
 }
 
 fn disk_of(files: &Files) -> MemoryDisk {
@@ -112,7 +139,11 @@ fn disk_of(files: &Files) -> MemoryDisk {
         if let Some((dir, _)) = path.rsplit_once('/') {
             let mut made = String::new();
             for part in dir.split('/') {
-                made = if made.is_empty() { part.into() } else { format!("{made}/{part}") };
+                made = if made.is_empty() {
+                    part.into()
+                } else {
+                    format!("{made}/{part}")
+                };
                 disk.create_dir(&made).unwrap();
             }
         }
@@ -130,7 +161,12 @@ fn assert_same(found: &Files, wanted: &Files) {
     for (path, bytes) in found {
         let wanted = &wanted[path];
         let at = bytes.iter().zip(wanted).position(|(a, b)| a != b);
-        assert!(bytes == wanted, "{path} differs at byte {at:?}, {} and {} bytes", bytes.len(), wanted.len());
+        assert!(
+            bytes == wanted,
+            "{path} differs at byte {at:?}, {} and {} bytes",
+            bytes.len(),
+            wanted.len()
+        );
     }
 }
 
@@ -153,8 +189,11 @@ fn write_images() -> Files {
     for kinds in IMAGES {
         let path = dir.path().join("source.raw");
         std::fs::write(&path, plain(kinds)).unwrap();
-        let mut source = reveille::store::image::import::open(&path, "raw".parse().unwrap()).unwrap();
-        store.import(&mut *source, &|_| {}, &AtomicBool::new(false)).unwrap();
+        let mut source =
+            reveille::store::image::import::open(&path, "raw".parse().unwrap()).unwrap();
+        store
+            .import(&mut *source, &|_| {}, &AtomicBool::new(false))
+            .unwrap();
     }
     files_of(&disk)
 }
@@ -166,7 +205,10 @@ fn images_of_format_1_are_read_bit_for_bit() {
     let store = ImageStore::open(disk).unwrap();
     let mut found: Vec<Vec<u8>> = Vec::new();
     for id in store.list().unwrap() {
-        assert_eq!(store.verify(id, &|_| {}, &AtomicBool::new(false)).unwrap(), []);
+        assert_eq!(
+            store.verify(id, &|_| {}, &AtomicBool::new(false)).unwrap(),
+            []
+        );
         let image = store.open_image(id).unwrap();
         let mut bytes = vec![0xee; usize::try_from(image.size()).unwrap()];
         image.read(0, &mut bytes).unwrap();
@@ -222,7 +264,8 @@ fn write_layer(durability: Durability, atomic: bool) -> (Files, Vec<u8>, Vec<u8>
     let store = open_layers(&disk, BOOT);
     let node = volume(&store, durability);
     let write = |first: u64, count: u64, tag: u64| {
-        node.write(first * 512, &sectors(tag, 0, first, count)).unwrap();
+        node.write(first * 512, &sectors(tag, 0, first, count))
+            .unwrap();
     };
     write(8, 16, 1);
     node.flush().unwrap();
@@ -231,7 +274,8 @@ fn write_layer(durability: Durability, atomic: bool) -> (Files, Vec<u8>, Vec<u8>
     if atomic {
         node.write_atomic(40 * 512, &sectors(3, 0, 40, 24)).unwrap();
     }
-    node.unmap(ByteRange::new(64 * 512, 16 * 512).unwrap()).unwrap();
+    node.unmap(ByteRange::new(64 * 512, 16 * 512).unwrap())
+        .unwrap();
     node.flush().unwrap();
     let flushed = whole(&node);
     write(100, 8, 4);
@@ -250,28 +294,42 @@ fn write_layer(durability: Durability, atomic: bool) -> (Files, Vec<u8>, Vec<u8>
 
 fn layer_files(atomic: bool) -> Files {
     let mut all = Files::new();
-    for (name, durability) in [("durable", Durability::Durable), ("volatile", Durability::Volatile)] {
+    for (name, durability) in [
+        ("durable", Durability::Durable),
+        ("volatile", Durability::Volatile),
+    ] {
         let (files, _, _) = write_layer(durability, atomic);
-        all.extend(files.into_iter().map(|(path, bytes)| (format!("{name}/{path}"), bytes)));
+        all.extend(
+            files
+                .into_iter()
+                .map(|(path, bytes)| (format!("{name}/{path}"), bytes)),
+        );
     }
     all
 }
 
 fn part(all: &Files, name: &str) -> Files {
     let mine = |(path, bytes): (&String, &Vec<u8>)| {
-        path.strip_prefix(&format!("{name}/")).map(|path| (path.to_owned(), bytes.clone()))
+        path.strip_prefix(&format!("{name}/"))
+            .map(|path| (path.to_owned(), bytes.clone()))
     };
     all.iter().filter_map(mine).collect()
 }
 
 fn layers_are_read(fixture: &str, atomic: bool) {
     let all = read(fixture);
-    for (name, durability) in [("durable", Durability::Durable), ("volatile", Durability::Volatile)] {
+    for (name, durability) in [
+        ("durable", Durability::Durable),
+        ("volatile", Durability::Volatile),
+    ] {
         let (_, up, down) = write_layer(durability, atomic);
         for (boot, wanted) in [(BOOT, up), (NEXT_BOOT, down)] {
             let disk = disk_of(&part(&all, name));
             let store = open_layers(&disk, boot);
-            assert!(whole(&volume(&store, durability)) == wanted, "{name}, boot {boot:?}");
+            assert!(
+                whole(&volume(&store, durability)) == wanted,
+                "{name}, boot {boot:?}"
+            );
         }
     }
 }
@@ -297,7 +355,10 @@ fn layers_are_written_as_their_format_says() {
     let files = layer_files(true);
     let name = format!("layer-v{}.txt", layer_version(&files));
     let path = fixture(&name);
-    assert!(path.exists(), "a new format needs its fixture: run `make_the_fixtures`");
+    assert!(
+        path.exists(),
+        "a new format needs its fixture: see the head of this file"
+    );
     assert_same(&files, &read(&name));
 }
 
@@ -328,7 +389,9 @@ fn as_format_1(files: &Files) -> Files {
             if first {
                 assert_eq!(bytes[at + 32], 1, "a header comes first");
                 bytes[at + 33] = 1;
-                let before = number.checked_sub(1).and_then(|n| last_of_journal.get(&(store.clone(), n)));
+                let before = number
+                    .checked_sub(1)
+                    .and_then(|n| last_of_journal.get(&(store.clone(), n)));
                 if let (Some(crc), "journal") = (before, kind) {
                     // Kind, version, boot id, next generation, end before: 34 bytes.
                     bytes[at + 66..at + 70].copy_from_slice(&u32::to_le_bytes(*crc));
@@ -370,7 +433,8 @@ fn write_state() -> Files {
         std::fs::write(&path, plain(kinds)).unwrap();
         let import = serde_json::json!({"path": path, "name": "debian12", "format": "raw", "arch": "x86_64",
             "note": "frozen", "tags": ["stable"]});
-        head.image_import(&ask(import), &|_| {}, &AtomicBool::new(false)).unwrap();
+        head.image_import(&ask(import), &|_| {}, &AtomicBool::new(false))
+            .unwrap();
     }
     let kept = serde_json::json!({"nodes": "node[1-2]", "image": "debian12:stable", "mode": "persistent",
         "mac": "52:54:00:00:00:01", "ip": "10.0.0.1"});
@@ -397,7 +461,11 @@ fn records(head: &Head) -> String {
     let images = now.images().map(|i| line(serde_json::to_string(&**i)));
     let bindings = now.bindings().map(|b| line(serde_json::to_string(&**b)));
     let campaigns = now.campaigns().map(|(id, text)| format!("{id} {text}\n"));
-    nodes.chain(images).chain(bindings).chain(campaigns).collect()
+    nodes
+        .chain(images)
+        .chain(bindings)
+        .chain(campaigns)
+        .collect()
 }
 
 #[test]
@@ -412,17 +480,26 @@ fn a_state_directory_of_format_1_is_served_bit_for_bit() {
     std::fs::write(top.join("version"), "1\n").unwrap();
     let head = Head::open(&top, &head_options("first")).unwrap();
     let wanted = std::fs::read_to_string(fixture("state-v1.records")).unwrap();
-    assert_eq!(records(&head), wanted, "records are read and written as they were");
+    assert_eq!(
+        records(&head),
+        wanted,
+        "records are read and written as they were"
+    );
     for (node, kinds, byte) in [("node1", IMAGES[1], 0xa1), ("rack3-n04", IMAGES[0], 0xa2)] {
         let attached = head.attach(&NodeName::parse(node).unwrap(), false).unwrap();
         let mut wanted = plain(kinds);
         wanted[8192..8192 + 5000].fill(byte);
         let range = ByteRange::new(0, wanted.len() as u64).unwrap();
-        assert!(attached.volume.read(range).unwrap().to_vec() == wanted, "{node}");
+        assert!(
+            attached.volume.read(range).unwrap().to_vec() == wanted,
+            "{node}"
+        );
     }
     for label in ["debian12:1", "debian12:2"] {
         let verify = ask(serde_json::json!({"image": label}));
-        let found = head.image_verify(&verify, &|_| {}, &AtomicBool::new(false)).unwrap();
+        let found = head
+            .image_verify(&verify, &|_| {}, &AtomicBool::new(false))
+            .unwrap();
         assert!(found.bad.is_empty());
     }
 }
@@ -432,30 +509,46 @@ fn a_state_directory_of_format_1_is_served_bit_for_bit() {
 fn keep(name: &str, origin: &str, text: &str) {
     let path = fixture(name);
     if path.exists() {
-        println!("{name} is there and stays");
         return;
     }
+    let write = std::env::var_os("REVEILLE_FIXTURES").is_some_and(|word| word == "write");
+    assert!(write, "{name} is missing: see the head of this file");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, format!("{origin}{text}")).unwrap();
     println!("{name} is new");
 }
 
 #[test]
-#[ignore = "writes tests/fixtures, once for each format"]
-fn make_the_fixtures() {
+fn every_format_has_its_fixture() {
     let by = env!("CARGO_PKG_VERSION");
     let origin = |what: &str| format!("# {what}; reveille {by}, tests/fixtures.rs\n");
-    keep("image-v1.txt", &origin("two images in packs of 5 slots"), &encode(&write_images()));
+    keep(
+        "image-v1.txt",
+        &origin("two images in packs of 5 slots"),
+        &encode(&write_images()),
+    );
     let old = as_format_1(&layer_files(false));
-    keep("layer-v1.txt", &origin("layers, sealed anew as format 1"), &encode(&old));
+    keep(
+        "layer-v1.txt",
+        &origin("layers, sealed anew as format 1"),
+        &encode(&old),
+    );
     let files = layer_files(true);
     let name = format!("layer-v{}.txt", layer_version(&files));
-    keep(&name, &origin("a durable and a volatile layer, killed"), &encode(&files));
+    keep(
+        &name,
+        &origin("a durable and a volatile layer, killed"),
+        &encode(&files),
+    );
     if !fixture("state-v1.txt").exists() {
         let files = write_state();
         let disk: Arc<dyn Disk> = Arc::new(disk_of(&files));
         let head = Head::open_on(&disk, &head_options("first")).unwrap();
         keep("state-v1.records", "", &records(&head));
-        keep("state-v1.txt", &origin("a state directory after an orderly stop"), &encode(&files));
+        keep(
+            "state-v1.txt",
+            &origin("a state directory after an orderly stop"),
+            &encode(&files),
+        );
     }
 }

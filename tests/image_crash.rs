@@ -23,7 +23,14 @@ struct Tally {
 }
 
 impl Tally {
-    fn check(&mut self, found: Outcome<()>, seed: u64, moment: usize, case: usize, events: &[Event]) {
+    fn check(
+        &mut self,
+        found: Outcome<()>,
+        seed: u64,
+        moment: usize,
+        case: usize,
+        events: &[Event],
+    ) {
         self.tried += 1;
         let Err(why) = found else { return };
         let under_way = events.iter().find(|e| e.start < moment && moment <= e.end);
@@ -167,7 +174,12 @@ fn a_call_that_fails_harms_nothing_that_was_sealed() {
 /// The test of the test.
 #[test]
 fn lies_about_syncs_are_found_out() {
-    for lie in [Lie::PacksLate, Lie::ManifestUnsynced, Lie::RemovalLate, Lie::NamingLate] {
+    for lie in [
+        Lie::PacksLate,
+        Lie::ManifestUnsynced,
+        Lie::RemovalLate,
+        Lie::NamingLate,
+    ] {
         let mut tally = Tally::default();
         for seed in 0..6 {
             let tape = CrashDisk::new();
@@ -178,7 +190,11 @@ fn lies_about_syncs_are_found_out() {
                 break;
             }
         }
-        println!("{lie:?}: {} violations in {}", tally.wrong.len(), tally.tried);
+        println!(
+            "{lie:?}: {} violations in {}",
+            tally.wrong.len(),
+            tally.tried
+        );
         assert!(!tally.wrong.is_empty(), "{lie:?} was not noticed");
     }
 }

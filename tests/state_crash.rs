@@ -102,16 +102,27 @@ struct Event {
 fn names(head: &Head) -> String {
     let now = head.snapshot();
     let images = now.images().map(|i| {
-        let versions: Vec<_> = i.versions.iter().map(|v| (v.version, v.id, v.size)).collect();
+        let versions: Vec<_> = i
+            .versions
+            .iter()
+            .map(|v| (v.version, v.id, v.size))
+            .collect();
         format!("{} {versions:?} {:?} {}", i.name, i.tags, i.next_version)
     });
     let nodes = now
         .nodes()
         .map(|n| format!("{} {} {:?} {}", n.name, n.layer, n.image, n.mode));
-    let bindings = now
-        .bindings()
-        .map(|b| format!("{} {} {} {:?} {}", b.layer, b.label, b.image, b.boot, b.mode));
-    images.chain(nodes).chain(bindings).collect::<Vec<_>>().join("\n")
+    let bindings = now.bindings().map(|b| {
+        format!(
+            "{} {} {} {:?} {}",
+            b.layer, b.label, b.image, b.boot, b.mode
+        )
+    });
+    images
+        .chain(nodes)
+        .chain(bindings)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 struct Run<'a> {
@@ -133,7 +144,9 @@ impl Run<'_> {
         let kind = self.next_kind;
         let path = source(self.dir, kind);
         let import = ask(serde_json::json!({"path": path, "name": "d", "format": "raw"}));
-        let done = self.head().image_import(&import, &|_| {}, &AtomicBool::new(false));
+        let done = self
+            .head()
+            .image_import(&import, &|_| {}, &AtomicBool::new(false));
         let id = done.unwrap().id.unwrap();
         self.world.kinds.insert(id.to_string(), kind);
         format!("import {kind}")
@@ -142,7 +155,11 @@ impl Run<'_> {
     fn add(&mut self, random: &mut Random) -> String {
         let at = self.head().snapshot().counter("layers") + 1;
         let persistent = random.below(3) > 0;
-        let mode = if persistent { "persistent" } else { "ephemeral" };
+        let mode = if persistent {
+            "persistent"
+        } else {
+            "ephemeral"
+        };
         let node = format!("n{at}");
         let add = ask(serde_json::json!({"nodes": node, "image": "d", "mode": mode}));
         self.head().nodes_add(&add).unwrap();
@@ -259,7 +276,13 @@ impl Run<'_> {
     }
 }
 
-fn history(dir: &Path, disk: &Arc<dyn Disk>, tape: &CrashDisk, seed: u64, length: usize) -> Vec<Event> {
+fn history(
+    dir: &Path,
+    disk: &Arc<dyn Disk>,
+    tape: &CrashDisk,
+    seed: u64,
+    length: usize,
+) -> Vec<Event> {
     let mut random = Random(seed);
     let mut run = Run {
         dir,
@@ -308,8 +331,12 @@ fn no_damage(disk: &Arc<dyn Disk>, boot: &str) -> Outcome<Vec<String>> {
     let report = check_disk(disk, boot, ask, &|_| {}, &AtomicBool::new(false));
     let report = report.map_err(|e| format!("check: {e}"))?;
     let told = |severity: Severity| {
-        let of = report.findings.iter().filter(move |f| f.severity == severity);
-        of.map(|f| format!("{}: {}", f.object, f.what)).collect::<Vec<_>>()
+        let of = report
+            .findings
+            .iter()
+            .filter(move |f| f.severity == severity);
+        of.map(|f| format!("{}: {}", f.object, f.what))
+            .collect::<Vec<_>>()
     };
     match told(Severity::Damage).first() {
         Some(damage) => Err(format!("the check found damage: {damage}")),
@@ -324,19 +351,25 @@ fn disk_fits(bytes: &[u8], image: u8, disk: &Disk1) -> bool {
     }
     let base = golden(image);
     let ours = disk.image == Some(image);
-    bytes.chunks(512).zip(base.chunks(512)).enumerate().all(|(sector, (found, base))| {
-        let block = sector * 512 / BLOCK;
-        let flushed = disk.flushed.get(&block);
-        let later = disk.later.iter().filter(|(b, _)| ours && *b == block);
-        let tagged = |tag: u8| found == [tag; 512];
-        flushed.map_or(found == base, |tag| tagged(*tag)) || later.map(|l| l.1).any(tagged)
-    })
+    bytes
+        .chunks(512)
+        .zip(base.chunks(512))
+        .enumerate()
+        .all(|(sector, (found, base))| {
+            let block = sector * 512 / BLOCK;
+            let flushed = disk.flushed.get(&block);
+            let later = disk.later.iter().filter(|(b, _)| ours && *b == block);
+            let tagged = |tag: u8| found == [tag; 512];
+            flushed.map_or(found == base, |tag| tagged(*tag)) || later.map(|l| l.1).any(tagged)
+        })
 }
 
 fn check_nodes(head: &Head, worlds: &[&World]) -> Outcome<()> {
     let now = head.snapshot();
     let mut kinds = BTreeMap::new();
-    worlds.iter().for_each(|world| kinds.extend(world.kinds.clone()));
+    worlds
+        .iter()
+        .for_each(|world| kinds.extend(world.kinds.clone()));
     for node in now.nodes() {
         let wanted = node.image.as_ref().and_then(|image| now.resolve(image));
         let attached = match head.attach(&node.name, true) {
@@ -348,7 +381,9 @@ fn check_nodes(head: &Head, worlds: &[&World]) -> Outcome<()> {
         let image = *image.ok_or("a node got an image that nobody made")?;
         let range = ByteRange::new(0, LEN as u64).unwrap();
         let read = attached.volume.read(range);
-        let bytes = read.map_err(|e| format!("node {}: {e}", node.name))?.to_vec();
+        let bytes = read
+            .map_err(|e| format!("node {}: {e}", node.name))?
+            .to_vec();
         let found = node.name.to_string();
         // An empty disk is what a reset or a boot under way leaves, and what an ephemeral node gets.
         let known: Vec<&Disk1> = worlds.iter().filter_map(|w| w.disks.get(&found)).collect();
@@ -357,7 +392,9 @@ fn check_nodes(head: &Head, worlds: &[&World]) -> Outcome<()> {
         let fits = known.iter().any(|disk| disk_fits(&bytes, image, disk))
             || cleared && may_be_empty(&known) && disk_fits(&bytes, image, &empty);
         if !fits {
-            return Err(format!("node {found}: its disk is none that it may be: {known:?}"));
+            return Err(format!(
+                "node {found}: its disk is none that it may be: {known:?}"
+            ));
         }
     }
     Ok(())
@@ -377,7 +414,9 @@ fn check_state(image: &MemoryDisk, worlds: &[&World]) -> Outcome<()> {
     let found = names(&head);
     if !worlds.is_empty() && !worlds.iter().any(|world| world.names == found) {
         let wanted: Vec<&str> = worlds.iter().map(|w| w.names.as_str()).collect();
-        return Err(format!("the names are\n{found}\nand should be one of\n{wanted:#?}"));
+        return Err(format!(
+            "the names are\n{found}\nand should be one of\n{wanted:#?}"
+        ));
     }
     for image in head.snapshot().images() {
         for version in &image.versions {
@@ -391,18 +430,27 @@ fn check_state(image: &MemoryDisk, worlds: &[&World]) -> Outcome<()> {
         }
     }
     check_nodes(&head, worlds)?;
-    head.collect_images().map_err(|e| format!("the collection: {e}"))?;
+    head.collect_images()
+        .map_err(|e| format!("the collection: {e}"))?;
     head.close();
     drop(head);
     let garbage = no_damage(&disk, NEXT)?;
-    let garbage: Vec<&String> = garbage.iter().filter(|g| !g.contains("layers/data")).collect();
+    let garbage: Vec<&String> = garbage
+        .iter()
+        .filter(|g| !g.contains("layers/data"))
+        .collect();
     match garbage.first() {
         Some(left) => Err(format!("garbage is left: {left}")),
         None => Ok(()),
     }
 }
 
-fn cut_everywhere(tape: &CrashDisk, events: &[Event], seed: u64, bound: usize) -> (usize, Vec<String>) {
+fn cut_everywhere(
+    tape: &CrashDisk,
+    events: &[Event],
+    seed: u64,
+    bound: usize,
+) -> (usize, Vec<String>) {
     let (mut tried, mut wrong) = (0, Vec::new());
     for moment in 0..=tape.moment() {
         let worlds = worlds(events, moment);
@@ -430,8 +478,16 @@ fn a_power_cut_at_any_moment_leaves_names_with_their_things_and_all_that_was_ack
         let events = history(dir.path(), &disk, &tape, seed, 14);
         let (tried, wrong) = cut_everywhere(&tape, &events, seed, 2);
         all += tried;
-        println!("state, seed {seed}: {tried} crash images, {} violations", wrong.len());
-        assert!(wrong.is_empty(), "{} violations, the first: {}", wrong.len(), wrong[0]);
+        println!(
+            "state, seed {seed}: {tried} crash images, {} violations",
+            wrong.len()
+        );
+        assert!(
+            wrong.is_empty(),
+            "{} violations, the first: {}",
+            wrong.len(),
+            wrong[0]
+        );
     }
     println!("state: {all} crash images, 0 violations");
 }

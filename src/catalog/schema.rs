@@ -183,9 +183,8 @@ fn commit(tx: WriteTransaction) -> Result<()> {
 }
 
 /// The tables that hold records, in the order in which they are read.
-pub(super) const RECORDS: &[Table] = &[
-    NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS,
-];
+pub(super) const RECORDS: &[Table] =
+    &[NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS];
 
 pub(super) fn name_of(table: Table) -> String {
     table.name().to_owned()

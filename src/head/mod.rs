@@ -172,7 +172,12 @@ impl Head {
         let state = StateDir::open(path)?;
         let catalog = Catalog::open(&state.join(CATALOG))?;
         let root = state.make_dir(STORE)?;
-        Self::assemble(catalog, Arc::new(RealDisk::new(&root)), Some(state), options)
+        Self::assemble(
+            catalog,
+            Arc::new(RealDisk::new(&root)),
+            Some(state),
+            options,
+        )
     }
 
     /// Opens what lies on `disk` as in a state directory, without a lock and without a version: for media

@@ -463,7 +463,10 @@ mod test {
     fn a_check_looks_only_at_a_state_directory_that_is_there() {
         let top = tempfile::tempdir().unwrap();
         let none = top.path().join("none");
-        assert_eq!(StateDir::inspect(&none).unwrap_err().kind, HeadErrorKind::Invalid);
+        assert_eq!(
+            StateDir::inspect(&none).unwrap_err().kind,
+            HeadErrorKind::Invalid
+        );
         assert!(!none.exists());
         assert_eq!(
             StateDir::inspect(top.path()).unwrap_err().kind,

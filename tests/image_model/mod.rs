@@ -194,9 +194,10 @@ impl Run<'_> {
         let Some(first) = image.chunks().next() else {
             return "harm nothing".into();
         };
-        let used_elsewhere = self.held.iter().any(|(held, _)| {
-            held.chunks().any(|chunk| chunk.place == first.place)
-        });
+        let used_elsewhere = self
+            .held
+            .iter()
+            .any(|(held, _)| held.chunks().any(|chunk| chunk.place == first.place));
         if used_elsewhere {
             return "harm nothing that is held".into();
         }
@@ -213,7 +214,11 @@ impl Run<'_> {
         let bad = verify(&self.store, id).unwrap();
         assert!(bad > 0, "a flipped bit is noticed");
         import(&self.store, &recipe).unwrap();
-        assert_eq!(verify(&self.store, id).unwrap(), 0, "importing again repairs");
+        assert_eq!(
+            verify(&self.store, id).unwrap(),
+            0,
+            "importing again repairs"
+        );
         self.world.repaired.insert(id);
         format!("harm and repair {id}")
     }
@@ -244,7 +249,10 @@ pub(crate) fn history(
         for (image, bytes) in &run.held {
             let mut found = vec![0; bytes.len()];
             image.read(0, &mut found).unwrap();
-            assert!(found == *bytes, "after {what}: a running node's image changed");
+            assert!(
+                found == *bytes,
+                "after {what}: a running node's image changed"
+            );
         }
         events.push(Event {
             what,
@@ -277,7 +285,9 @@ fn world_at(events: &[Event], moment: usize, begun: impl Fn(&Event) -> bool) -> 
             world.harmed.extend(&event.after.harmed);
             world.named.retain(|id| event.after.named.contains(id));
             // While an image is imported again its old manifest may still be the one that is there.
-            world.repaired.retain(|id| event.before.repaired.contains(id));
+            world
+                .repaired
+                .retain(|id| event.before.repaired.contains(id));
         } else if event.start > moment {
             break;
         }
@@ -324,7 +334,9 @@ fn surplus(disk: &dyn Disk, store: &ImageStore) -> Outcome<u64> {
     let mut held = 0;
     for name in disk.list("images/packs").map_err(|e| e.to_string())? {
         let path = format!("images/packs/{name}");
-        let file = disk.open(&path, OpenMode::Read).map_err(|e| e.to_string())?;
+        let file = disk
+            .open(&path, OpenMode::Read)
+            .map_err(|e| e.to_string())?;
         held += file.allocated().map_err(|e| e.to_string())?;
     }
     Ok(held.saturating_sub(places.len() as u64 * CHUNK as u64))
@@ -340,8 +352,14 @@ pub(crate) fn check_image(image: &MemoryDisk, world: &World) -> Outcome<()> {
     }
     all_whole(&store, world)?;
     let keep = |id: ImageId| world.named.contains(&id);
-    store.collect(&keep).map_err(|e| format!("the collection: {e}"))?;
-    let there: BTreeSet<ImageId> = store.list().map_err(|e| e.to_string())?.into_iter().collect();
+    store
+        .collect(&keep)
+        .map_err(|e| format!("the collection: {e}"))?;
+    let there: BTreeSet<ImageId> = store
+        .list()
+        .map_err(|e| e.to_string())?
+        .into_iter()
+        .collect();
     if there != world.named {
         return Err("a collection leaves what is named and nothing else".into());
     }

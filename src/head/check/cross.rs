@@ -138,7 +138,11 @@ fn nodes(now: &Snapshot, faults: &mut Vec<Fault>) {
             let next = "restore catalog.redb from a copy";
             faults.push(Fault::new(Damage, &object, what, next).of_layer(node.layer));
         }
-        if let Some(image) = node.image.as_ref().filter(|image| now.resolve(image).is_none()) {
+        if let Some(image) = node
+            .image
+            .as_ref()
+            .filter(|image| now.resolve(image).is_none())
+        {
             let what = format!("it is set to image {image}, which is not there");
             let next = format!(
                 "import it, or set another with `reveille node set {} --image NAME`",
@@ -189,8 +193,12 @@ fn mismatch(parts: &Parts, binding: &Binding) -> Option<String> {
         LayerMode::Persistent => Durability::Durable,
         LayerMode::Ephemeral => Durability::Volatile,
     };
-    (durability != wanted)
-        .then(|| format!("its layer is {durability:?}, the binding is {}", binding.mode))
+    (durability != wanted).then(|| {
+        format!(
+            "its layer is {durability:?}, the binding is {}",
+            binding.mode
+        )
+    })
 }
 
 /// Things without a name.

@@ -197,7 +197,14 @@ fn read_catalog(disk: &dyn Disk) -> catalog::check::Checked {
 
 /// What lies in the directory and is not ours.
 fn strangers(path: &Path) -> Vec<Finding> {
-    const OURS: &[&str] = &["version", "version.new", "lock", CATALOG, "catalog.redb.new", STORE];
+    const OURS: &[&str] = &[
+        "version",
+        "version.new",
+        "lock",
+        CATALOG,
+        "catalog.redb.new",
+        STORE,
+    ];
     let Ok(entries) = std::fs::read_dir(path) else {
         return Vec::new();
     };
@@ -226,7 +233,8 @@ fn room(path: &Path) -> Option<Finding> {
     }
     let (free, whole) = (HumanBytes(free), HumanBytes(whole));
     let what = format!("{free} of {whole} are free");
-    let next = "remove image versions or layers that nobody needs, or give the file system more space";
+    let next =
+        "remove image versions or layers that nobody needs, or give the file system more space";
     let fault = Fault::new(Severity::Note, "the file system", what, next);
     Some(cross::plain(fault))
 }

@@ -44,7 +44,12 @@ fn aside(disk: &dyn Disk, parts: &Parts, done: &mut Vec<String>) -> Result<()> {
     if !parts.catalog.opens || !parts.catalog.faults.is_empty() {
         return Ok(());
     }
-    for id in parts.images.unreadable.iter().filter(|id| !is_named(parts, **id)) {
+    for id in parts
+        .images
+        .unreadable
+        .iter()
+        .filter(|id| !is_named(parts, **id))
+    {
         disk.create_dir("images/damaged")?;
         disk.rename(
             &format!("images/manifests/{id}"),

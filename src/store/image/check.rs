@@ -82,12 +82,9 @@ pub fn check(
     for name in names(disk, super::store::TMP)? {
         let path = format!("{}/{name}", super::store::TMP);
         let what = "a manifest of an import that did not come to its end";
-        found.faults.push(Fault::new(
-            Garbage,
-            path,
-            what,
-            "the next start removes it",
-        ));
+        found
+            .faults
+            .push(Fault::new(Garbage, path, what, "the next start removes it"));
     }
     found.chunks = claims.places.len() as u64;
     if data {
@@ -105,11 +102,7 @@ fn names(disk: &dyn Disk, dir: &str) -> Result<Vec<String>> {
     }
 }
 
-fn check_manifests(
-    disk: &dyn Disk,
-    found: &mut ImagesChecked,
-    claims: &mut Claims,
-) -> Result<()> {
+fn check_manifests(disk: &dyn Disk, found: &mut ImagesChecked, claims: &mut Claims) -> Result<()> {
     for name in names(disk, survey::MANIFESTS)? {
         let path = format!("{}/{name}", survey::MANIFESTS);
         let Some(id) = ImageId::parse(&name).filter(|id| id.to_string() == name) else {
@@ -316,7 +309,9 @@ fn tell_bad(found: &mut ImagesChecked, claims: &Claims, bad: &[(Place, String)],
         found.faults.push(fault);
     }
     if let Some(more) = bad.get(CHECK_BAD_CHUNKS_TOLD..).filter(|m| !m.is_empty()) {
-        let images = more.iter().filter_map(|(place, _)| claims.places.get(place));
+        let images = more
+            .iter()
+            .filter_map(|(place, _)| claims.places.get(place));
         let images: BTreeSet<u16> = images.flat_map(|c| c.images.clone()).collect();
         let images: Vec<u16> = images.into_iter().collect();
         let what = format!("{} more chunks are bad", more.len());

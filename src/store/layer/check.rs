@@ -100,7 +100,8 @@ fn tell(report: &super::Recovery, found: &mut LayersChecked) {
     }
     for (layer, why) in &report.damaged {
         let object = format!("layer {layer}");
-        let next = "reset it with `reveille layer reset`, or restore the state directory from a copy";
+        let next =
+            "reset it with `reveille layer reset`, or restore the state directory from a copy";
         found
             .faults
             .push(Fault::new(Damage, object, why, next).of_layer(*layer));
@@ -129,7 +130,12 @@ fn check_names(listed: &[String], data: &mut Vec<String>, found: &mut LayersChec
             Fault::new(Garbage, path, what, "the next start removes it")
         } else if name.ends_with(".damaged") {
             let what = "an earlier start could not read it and kept it aside";
-            Fault::new(Note, path, what, "remove it when nobody wants to look at it")
+            Fault::new(
+                Note,
+                path,
+                what,
+                "remove it when nobody wants to look at it",
+            )
         } else {
             let what = "no file of the layers has this name";
             Fault::new(Note, path, what, "move it away if it is not yours")
@@ -217,9 +223,7 @@ fn check_logs(disk: &dyn Disk, listed: &[String], found: &mut LayersChecked) {
         let after = epoch
             .checked_add(1)
             .filter(|after| journals.contains(after))
-            .and_then(|after| {
-                read_log(disk, &journal::path(after), Role::Journal, after).ok()
-            });
+            .and_then(|after| read_log(disk, &journal::path(after), Role::Journal, after).ok());
         let named = after.and_then(|log| log.previous);
         let what = match (read_log(disk, &path, Role::Journal, epoch), named) {
             (Ok(log), Some(named)) if !log.nonsense => {
