@@ -97,8 +97,11 @@ fn damage(report: &CheckReport) -> Vec<String> {
     .collect()
 }
 
+/// A node or an image version, and what it reads.
+type Served = (String, Result<Vec<u8>, String>);
+
 /// All that the nodes and image versions read; an error where they are refused.
-fn served(disk: &MemoryDisk) -> Result<Vec<(String, Result<Vec<u8>, String>)>, String> {
+fn served(disk: &MemoryDisk) -> Result<Vec<Served>, String> {
     let head = open(disk, NEXT)?;
     let now = head.snapshot();
     let mut all = Vec::new();
@@ -210,7 +213,7 @@ fn harm_anywhere_is_told_or_the_head_serves_what_it_served() {
             (false, _) => told += 1,
             (true, Ok(now)) if now == right => harmless += 1,
             (true, Ok(_)) => {
-                wrong.push(format!("seed {seed}: {how}: not told, and served wrongly"))
+                wrong.push(format!("seed {seed}: {how}: not told, and served wrongly"));
             }
             (true, Err(e)) => wrong.push(format!("seed {seed}: {how}: not told, and refused: {e}")),
         }
@@ -324,6 +327,102 @@ fn a_damaged_checkpoint_is_made_good_by_a_repair() {
             .any(|done| done.contains("checkpoints"))
     );
     assert_eq!(served(&disk).unwrap(), right);
+}
+
+/// Imports the file of a version again under another name.
+fn import_again(head: &Head, version: u8, name: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.raw");
+    std::fs::write(&path, golden(version)).unwrap();
+    let import = ask(serde_json::json!({"path": path, "name": name, "format": "raw"}));
+    head.image_import(&import, &|_| {}, &AtomicBool::new(false))
+        .unwrap();
+}
+
+#[test]
+fn a_bad_chunk_with_a_copy_is_written_anew_by_a_repair() {
+    let disk = state();
+    let right = served(&disk.fork()).unwrap();
+    flip(&disk, "store/images/packs/00000001.pack", 5);
+    {
+        // A head that notices, and an import of the first version: the second one keeps the bad place.
+        let head = open(&disk, BOOT).unwrap();
+        let verify = ask(serde_json::json!({"image": "d:1"}));
+        let found = head.image_verify(&verify, &|_| {}, &AtomicBool::new(false));
+        assert!(!found.unwrap().bad.is_empty());
+        import_again(&head, 1, "e");
+    }
+    let said = damage(&check(&disk, true, false).unwrap()).join("\n");
+    assert!(said.contains("copies it from slot"), "{said}");
+    assert!(said.contains("d:2") && !said.contains("d:1"), "{said}");
+    let report = check(&disk, true, true).unwrap();
+    assert_eq!(damage(&report), Vec::<String>::new());
+    assert!(
+        report
+            .repaired
+            .iter()
+            .any(|done| done.contains("written anew"))
+    );
+    let now = served(&disk).unwrap();
+    assert!(right.iter().all(|was| now.contains(was)));
+}
+
+#[test]
+fn traces_are_garbage_and_a_repair_gives_their_space_back() {
+    let disk = state();
+    let put = |path: &str, len: usize| {
+        let file = disk.open(path, OpenMode::CreateNew).unwrap();
+        file.write_at(0, &vec![5; len]).unwrap();
+    };
+    put("store/images/packs/00000009.pack", 200_000);
+    put("store/images/tmp/x", 10);
+    put("store/layers/checkpoint.99.tmp", 10);
+    put("store/layers/data/77.1", 4096);
+    put("store/layers/letter.txt", 10);
+    let report = check(&disk, false, false).unwrap();
+    assert!(report.clean, "{:?}", damage(&report));
+    let of = |severity: Severity| {
+        let found = report
+            .findings
+            .iter()
+            .filter(move |f| f.severity == severity);
+        found
+            .map(|f| f.object.clone())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    for word in ["00000009.pack", "tmp/x", "checkpoint.99.tmp", "data/77.1"] {
+        assert!(of(Severity::Garbage).contains(word), "{word}");
+    }
+    assert!(of(Severity::Note).contains("letter.txt"));
+    let after = check(&disk, false, true).unwrap();
+    let left = after.findings.iter().map(|f| f.object.as_str());
+    assert_eq!(left.collect::<Vec<_>>(), ["layers/letter.txt"]);
+    assert!(disk.open("store/layers/letter.txt", OpenMode::Read).is_ok());
+}
+
+#[test]
+fn an_image_without_a_name_is_told_and_kept() {
+    let disk = state();
+    // The catalog of before an import is put back.
+    let before = disk.fork();
+    {
+        let head = open(&disk, BOOT).unwrap();
+        import_again(&head, 9, "later");
+    }
+    let (mut files, dirs) = disk.parts();
+    let (old, _) = before.parts();
+    files.insert("catalog.redb".into(), old["catalog.redb"].clone());
+    let disk = MemoryDisk::from_parts(files, dirs);
+    for repair in [false, true] {
+        let report = check(&disk, true, repair).unwrap();
+        assert!(report.clean, "{:?}", damage(&report));
+        let told = report
+            .findings
+            .iter()
+            .filter(|f| f.what.contains("no image version"));
+        assert_eq!(told.count(), 1);
+    }
 }
 
 #[test]

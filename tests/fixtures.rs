@@ -1,9 +1,9 @@
 //! Files of every format, frozen: what an earlier program wrote must be read bit for bit by every later one, and
 //! what this program writes for the same input may not change without a new version of the format.
 //!
-//! The files in `tests/fixtures/` are texts: each line holds 32 bytes of a file in hexadecimal, or a run of one byte or of one
-//! word of eight; what no line names is zero. They were written by `every_format_has_its_fixture` below, which never
-//! replaces one:
+//! The files in `tests/fixtures/` are texts: each line holds 32 bytes of a file in hexadecimal, or a run of one
+//! byte or of one word of eight; what no line names is zero. They were written by `every_format_has_its_fixture`
+//! below, which never replaces one:
 //!
 //! ```text
 //! REVEILLE_FIXTURES=write cargo test --test fixtures every_format

@@ -2,7 +2,7 @@
 //! repairs, removals and collections under open images, checked against a model.
 //! `lies_about_syncs_are_found_out` proves that the check can see the bugs it is there for.
 
-#![expect(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod image_model;
 #[path = "image_model/lying.rs"]

@@ -172,12 +172,8 @@ impl Head {
         let state = StateDir::open(path)?;
         let catalog = Catalog::open(&state.join(CATALOG))?;
         let root = state.make_dir(STORE)?;
-        Self::assemble(
-            catalog,
-            Arc::new(RealDisk::new(&root)),
-            Some(state),
-            options,
-        )
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
+        Self::assemble(catalog, &disk, Some(state), options)
     }
 
     /// Opens what lies on `disk` as in a state directory, without a lock and without a version: for media
@@ -189,13 +185,13 @@ impl Head {
         let catalog = catalog_file::open(&**disk, CATALOG)?;
         disk.create_dir(STORE)?;
         disk.sync_dir("")?;
-        let store = BelowDisk::new(Arc::clone(disk), STORE);
-        Self::assemble(catalog, Arc::new(store), None, options)
+        let store: Arc<dyn Disk> = Arc::new(BelowDisk::new(Arc::clone(disk), STORE));
+        Self::assemble(catalog, &store, None, options)
     }
 
     fn assemble(
         catalog: Catalog,
-        disk: Arc<dyn Disk>,
+        disk: &Arc<dyn Disk>,
         state: Option<StateDir>,
         options: &HeadOptions,
     ) -> Result<Self> {
@@ -205,7 +201,7 @@ impl Head {
         };
         let begun = begin(&catalog, &host_boot)?;
         secrets::complete(&catalog)?;
-        let (store, recovery) = Store::open(&disk, &host_boot, options.layers())?;
+        let (store, recovery) = Store::open(disk, &host_boot, options.layers())?;
         tell(&recovery);
         let head = Self {
             bus: Arc::new(Bus::new(begun.last_boot)),

@@ -96,7 +96,8 @@ fn layers(
     parts: &Parts,
     done: &mut Vec<String>,
 ) -> Result<()> {
-    let wanted = |fault: &store::check::Fault| fault.object != "" && fault.layers.is_empty();
+    let wanted =
+        |fault: &store::check::Fault| fault.severity != Severity::Note && fault.layers.is_empty();
     if !parts.layers.opens || !parts.layers.faults.iter().any(wanted) {
         return Ok(());
     }

@@ -49,18 +49,20 @@ const AGAIN: &str = "import the image again from its file, which repairs it, or 
 /// Who claims a place, and for which content.
 struct Claim {
     id: ChunkId,
-    images: Vec<u16>,
+    images: Vec<u32>,
 }
 
 #[derive(Default)]
 struct Claims {
     names: Vec<ImageId>,
     places: BTreeMap<Place, Claim>,
+    /// Places that images claim with different contents.
+    contested: BTreeSet<Place>,
 }
 
 impl Claims {
-    fn named(&self, images: &[u16]) -> Vec<ImageId> {
-        let name = |n: &u16| self.names.get(usize::from(*n)).copied();
+    fn named(&self, images: &[u32]) -> Vec<ImageId> {
+        let name = |n: &u32| self.names.get(usize::try_from(*n).ok()?).copied();
         images.iter().filter_map(name).collect()
     }
 }
@@ -146,7 +148,7 @@ fn check_manifest(
         found.unreadable.insert(id);
         return;
     }
-    let number = u16::try_from(claims.names.len()).unwrap_or(u16::MAX);
+    let number = u32::try_from(claims.names.len()).unwrap_or(u32::MAX);
     claims.names.push(id);
     found.images.insert(id, facts);
     let mut torn = Vec::new();
@@ -156,6 +158,7 @@ fn check_manifest(
             images: Vec::new(),
         });
         if claim.id != entry.id {
+            claims.contested.insert(entry.place);
             torn.push((entry.place, claim.images.clone()));
         } else if claim.images.last() != Some(&number) {
             claim.images.push(number);
@@ -195,8 +198,8 @@ fn check_packs(disk: &dyn Disk, found: &mut ImagesChecked, claims: &Claims) -> R
     let named: BTreeSet<u32> = claims.places.keys().map(|place| place.pack).collect();
     for &number in there.union(&named) {
         let run = places_of(claims, number);
-        let images: BTreeSet<u16> = run.clone().flat_map(|(_, c)| c.images.clone()).collect();
-        let images: Vec<u16> = images.into_iter().collect();
+        let images: BTreeSet<u32> = run.clone().flat_map(|(_, c)| c.images.clone()).collect();
+        let images: Vec<u32> = images.into_iter().collect();
         let used = Used {
             slots: run.clone().count() as u64,
             end: run.last().map_or(0, |(place, _)| place.slot + 1),
@@ -312,8 +315,8 @@ fn tell_bad(found: &mut ImagesChecked, claims: &Claims, bad: &[(Place, String)],
         let images = more
             .iter()
             .filter_map(|(place, _)| claims.places.get(place));
-        let images: BTreeSet<u16> = images.flat_map(|c| c.images.clone()).collect();
-        let images: Vec<u16> = images.into_iter().collect();
+        let images: BTreeSet<u32> = images.flat_map(|c| c.images.clone()).collect();
+        let images: Vec<u32> = images.into_iter().collect();
         let what = format!("{} more chunks are bad", more.len());
         let fault = Fault::new(Damage, pack::PACKS, what, AGAIN);
         found.faults.push(fault.of_images(claims.named(&images)));
@@ -342,7 +345,11 @@ pub fn mend_chunks(disk: &dyn Disk, cancel: &AtomicBool) -> Result<u64> {
         }
     }
     let mut mended = 0;
-    for place in bad {
+    // Of a contested place nobody knows whose bytes are there.
+    for place in bad
+        .into_iter()
+        .filter(|place| !claims.contested.contains(place))
+    {
         let Some(claim) = claims.places.get(&place) else {
             continue;
         };

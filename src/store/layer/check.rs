@@ -176,7 +176,7 @@ fn read_log(disk: &dyn Disk, path: &str, role: Role, epoch: u32) -> Result<Log> 
     let bytes = read_all(&*file, path)?;
     let mut cursor = Cursor::new(&bytes, role, epoch, Some(0));
     let mut log = Log::default();
-    while let Some(frame) = cursor.next() {
+    for frame in cursor.by_ref() {
         log.frames += 1;
         for entry in frame.entries() {
             match entry {
