@@ -461,3 +461,16 @@ const _: () = assert!(TRANSFER_MAX <= u32::MAX as u64);
 const _: () = assert!(2 * COMPARE_AND_WRITE_BLOCKS_MAX * 512 <= TRANSFER_MAX);
 // The CDB and VPD B0 have one byte for it.
 const _: () = assert!(COMPARE_AND_WRITE_BLOCKS_MAX <= u8::MAX as u64);
+
+// --- the offline check ---
+
+/// Bad chunks that a check tells one by one; the others are counted.
+pub const CHECK_BAD_CHUNKS_TOLD: usize = 1000;
+/// Bytes of a catalog that a check takes into memory.
+pub const CHECK_CATALOG_BYTES_MAX: u64 = 4 << 30;
+/// Free space of the state directory's file system below which a check warns: parts in a hundred, and bytes.
+pub const CHECK_FREE_PERCENT_MIN: u64 = 5;
+/// The same in bytes: less than both is told.
+pub const CHECK_FREE_BYTES_MIN: u64 = 10 << 30;
+/// Bytes of the lock file that are read.
+pub const LOCK_TEXT_BYTES_MAX: u64 = 1024;

@@ -20,15 +20,20 @@ use wrapped::{Hooked, Swapped};
 // --- power cuts ---
 
 fn cut_everywhere(events: &[Event], tape: &CrashDisk, seed: u64, bound: usize) -> Vec<String> {
-    let mut wrong = Vec::new();
+    let (mut wrong, mut tried) = (Vec::new(), 0);
     for moment in 0..=tape.moment() {
         let images = tape.crash_images(moment, seed, bound);
+        tried += images.len();
         for (case, image) in images.iter().enumerate() {
             if let Err(why) = check_image(image, NEXT_BOOT, events, moment) {
                 wrong.push(explain(seed, moment, case, events, &why));
             }
         }
     }
+    println!(
+        "layers, seed {seed}: {tried} crash images, {} violations",
+        wrong.len()
+    );
     wrong
 }
 

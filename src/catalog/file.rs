@@ -1,9 +1,11 @@
 //! The catalog's file: opened or made with a mode that keeps its secrets.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{Builder, Database};
 
@@ -14,8 +16,25 @@ use crate::limits;
 /// Only the owner may read: the file holds every node's CHAP secret.
 const MODE: u32 = 0o600;
 
-/// Opens the file at `path`, makes it if it is not there. Beside one of an older format a copy is kept first.
+/// Opens the file at `path`, makes it if it is not there: under another name first, since a file whose first
+/// pages a power cut took half would be refused for ever. Beside one of an older format a copy is kept first.
 pub(super) fn open(path: &Path) -> Result<Database> {
+    if !path.exists() {
+        let fresh = path.with_extension("redb.new");
+        let failed = |e: io::Error| {
+            let context = format!("make the catalog {}", path.display());
+            Error::caused(ErrorKind::Io, context, e)
+        };
+        match fs::remove_file(&fresh) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let db = open_file(&fresh)?;
+        migrate::prepare(&db, migrate::MIGRATIONS)?;
+        // Closes it in order: its pages are durable.
+        drop(db);
+        fs::rename(&fresh, path).map_err(failed)?;
+    }
     let db = open_file(path)?;
     let Some(format) = migrate::older(&db, migrate::MIGRATIONS)? else {
         return Ok(db);
@@ -78,6 +97,48 @@ fn open_file(path: &Path) -> Result<Database> {
     let db = made.map_err(|e| schema::failed(format!("open the catalog {shown}"), e.into()))?;
     sync_parent(path).map_err(|e| failed("sync the directory of", e))?;
     Ok(db)
+}
+
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "nobody asks a file whether it is empty"
+)]
+/// A catalog's file that lies somewhere else than in the file system. Positions and lengths are bytes.
+///
+/// What it must promise is what a file of the system does: a write is durable once a later `sync` returned.
+pub trait CatalogFile: fmt::Debug + Send + Sync + 'static {
+    /// Length.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `out` from `offset`; an error behind the end.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts or grows with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes every completed write and the length durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The door that redb knows.
+#[derive(Debug)]
+pub(super) struct Backend(pub(super) Arc<dyn CatalogFile>);
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
 }
 
 pub(super) fn builder() -> Builder {

@@ -12,6 +12,7 @@
 //! ask who is logged in. Level 3.
 
 mod changes;
+pub mod check;
 mod error;
 mod file;
 mod image;
@@ -32,6 +33,7 @@ use redb::backends::InMemoryBackend;
 
 pub use changes::Changes;
 pub use error::{Error, ErrorKind, Result};
+pub use file::CatalogFile;
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
 pub use node::{
     Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
@@ -57,6 +59,14 @@ impl Catalog {
         Self::over(file::open(path)?)
     }
 
+    /// Opens the catalog in `file`, makes it if the file is empty.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(file: Arc<dyn CatalogFile>) -> Result<Self> {
+        Self::with_backend(file::Backend(file))
+    }
+
     /// A catalog that lives as long as the process.
     pub fn in_memory() -> Result<Self> {
         Self::with_backend(InMemoryBackend::new())
@@ -67,7 +77,8 @@ impl Catalog {
         Self::over(made.map_err(|e| schema::failed("open the catalog", e.into()))?)
     }
 
-    fn over(db: Database) -> Result<Self> {
+    fn over(mut db: Database) -> Result<Self> {
+        check::verify(&mut db)?;
         migrate::prepare(&db, migrate::MIGRATIONS)?;
         let current = schema::load(&db)?;
         Ok(Self {

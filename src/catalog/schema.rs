@@ -125,57 +125,76 @@ pub(super) fn commit(tx: WriteTransaction) -> Result<()> {
     tx.commit().map_err(|e| failed("commit a change", e.into()))
 }
 
+/// The tables that hold records, in the order in which they are read.
+pub(super) const RECORDS: &[Table] =
+    // Profiles before the nodes, which take settings from them.
+    &[PROFILES, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS];
+
+pub(super) fn name_of(table: Table) -> String {
+    table.name().to_owned()
+}
+
 /// Reads all records. A record that breaks a rule makes the whole catalog corrupt: better no service than
 /// two nodes with one disk.
 pub(super) fn load(db: &Database) -> Result<Snapshot> {
     let mut all = Snapshot::default();
-    // Before the nodes, which take settings from them.
-    each(db, PROFILES, |key, text| {
-        let profile: ProfileRecord = read_json(text)?;
-        same_key(key, &profile.name)?;
-        all.insert_profile(Arc::new(profile))
-    })?;
-    each(db, NODES, |key, text| {
-        let mut node: NodeRecord = read_json(text)?;
-        same_key(key, &node.name)?;
-        let profile = all.profile_of(&node)?;
-        node.fill(profile.as_ref().map(|p| &p.settings));
-        all.insert_node(Arc::new(node))
-    })?;
-    each(db, IMAGES, |key, text| {
-        let image: ImageRecord = read_json(text)?;
-        same_key(key, &image.name)?;
-        all.insert_image(Arc::new(image))
-    })?;
-    each(db, BINDINGS, |key, text| {
-        let binding: Binding = read_json(text)?;
-        same_key(key, binding.layer)?;
-        all.insert_binding(Arc::new(binding));
-        Ok(())
-    })?;
-    each(db, PENDING, |key, text| {
-        let machine: PendingRecord = read_json(text)?;
-        same_key(key, machine.mac)?;
-        all.insert_pending(Arc::new(machine))
-    })?;
-    each(db, CAMPAIGNS, |key, text| {
-        let number = key.parse().ok();
-        let id = number.ok_or_else(|| Error::new(ErrorKind::Corrupt, "its key is no number"))?;
-        all.insert_campaign(id, text.into());
-        Ok(())
-    })?;
-    each(db, COUNTERS, |key, text| {
-        all.set_counter(key, read_json(text)?);
-        Ok(())
-    })?;
-    each(db, FACTS, |key, text| {
-        all.set_fact(key, &read_json::<String>(text)?);
-        Ok(())
-    })?;
+    for table in RECORDS {
+        each(db, *table, |key, text| take(&mut all, *table, key, text))?;
+    }
     Ok(all)
 }
 
-fn each(db: &Database, table: Table, mut take: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
+/// Adds one record to what was read so far.
+pub(super) fn take(all: &mut Snapshot, table: Table, key: &str, text: &str) -> Result<()> {
+    match table.name() {
+        "profiles" => {
+            let profile: ProfileRecord = read_json(text)?;
+            same_key(key, &profile.name)?;
+            all.insert_profile(Arc::new(profile))?;
+        }
+        "nodes" => {
+            let mut node: NodeRecord = read_json(text)?;
+            same_key(key, &node.name)?;
+            let profile = all.profile_of(&node)?;
+            node.fill(profile.as_ref().map(|p| &p.settings));
+            all.insert_node(Arc::new(node))?;
+        }
+        "images" => {
+            let image: ImageRecord = read_json(text)?;
+            same_key(key, &image.name)?;
+            all.insert_image(Arc::new(image))?;
+        }
+        "bindings" => {
+            let binding: Binding = read_json(text)?;
+            same_key(key, binding.layer)?;
+            all.insert_binding(Arc::new(binding));
+        }
+        "pending" => {
+            let machine: PendingRecord = read_json(text)?;
+            same_key(key, machine.mac)?;
+            all.insert_pending(Arc::new(machine))?;
+        }
+        "campaigns" => {
+            let number = key.parse().ok();
+            let id =
+                number.ok_or_else(|| Error::new(ErrorKind::Corrupt, "its key is no number"))?;
+            all.insert_campaign(id, text.into());
+        }
+        "counters" => all.set_counter(key, read_json(text)?),
+        "facts" => all.set_fact(key, &read_json::<String>(text)?),
+        other => {
+            let why = format!("nothing is known of a table `{other}`");
+            return Err(Error::new(ErrorKind::Corrupt, why));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn each(
+    db: &Database,
+    table: Table,
+    mut take: impl FnMut(&str, &str) -> Result<()>,
+) -> Result<()> {
     let doing = || format!("read the table {} of the catalog", table.name());
     let read = db.begin_read().map_err(|e| failed(doing(), e.into()))?;
     let records = read.open_table(table);

@@ -6,6 +6,7 @@
 mod apply;
 mod boot;
 mod campaign;
+mod check;
 mod config;
 mod door;
 mod drain;
@@ -113,6 +114,8 @@ enum Command {
     Apply(apply::ApplyArgs),
     /// Prints the counters of the running head, in the text format of Prometheus
     Metrics,
+    /// Checks the state directory of a head that is stopped: catalog, images, layers, and that they fit together
+    Check(check::Args),
     /// Checks or writes a configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -180,6 +183,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         return serve::run(&settings);
     }
     crate::telemetry::start_logging("warn");
+    if let Command::Check(args) = &cli.command {
+        return check::run(&settings.state, args);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -201,7 +207,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Export(args) => apply::export(&door, &args).await,
             Command::Apply(args) => apply::apply(&door, args).await,
             Command::Metrics => drain::metrics(&door).await,
-            Command::Serve | Command::Config(_) | Command::Completion { .. } => Ok(Exit::Good),
+            Command::Serve
+            | Command::Check(_)
+            | Command::Config(_)
+            | Command::Completion { .. } => Ok(Exit::Good),
         }
     })
 }

@@ -18,6 +18,8 @@
 
 mod apply;
 mod boot;
+mod catalog_file;
+pub mod check;
 mod collect;
 mod drain;
 mod error;
@@ -50,6 +52,7 @@ use crate::events::Bus;
 use crate::limits;
 use crate::names::NodeSet;
 use crate::store::disk::Disk;
+use crate::store::disk_below::BelowDisk;
 use crate::store::disk_file::RealDisk;
 use crate::store::layer::{LayerLimits, Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
@@ -77,6 +80,10 @@ pub use space::{RoomView, SpaceTotals};
 use error::Result;
 use state_dir::StateDir;
 
+/// The catalog's file in a state directory.
+const CATALOG: &str = "catalog.redb";
+/// The store's directory in a state directory.
+const STORE: &str = "store";
 /// The counter of boot ids: none above it was ever given out.
 const BOOTS: &str = "boots";
 /// The counter of campaigns.
@@ -106,6 +113,9 @@ pub struct HeadOptions {
     pub layer_warn: Option<u64>,
     /// Bytes of the file system that nodes' new blocks never take; none: by its size.
     pub reserve: Option<u64>,
+    /// The layers' upkeep is done by whoever finds it due, not by a thread of its own: for tests that must
+    /// do the same thing twice.
+    pub foreground: bool,
 }
 
 impl HeadOptions {
@@ -121,6 +131,7 @@ impl HeadOptions {
                 most: self.layer_limit,
             },
             reserve: self.reserve,
+            background: !self.foreground,
             ..usual
         }
     }
@@ -145,7 +156,7 @@ pub struct Head {
     torn_boots: u64,
     host_boot: String,
     /// Last, so that the directory is let go when all else is closed.
-    _state: StateDir,
+    _state: Option<StateDir>,
 }
 
 /// A node's disk, ready to be served.
@@ -181,16 +192,38 @@ impl Head {
     /// `Refused` when another process holds it (the message names it) or a newer version wrote it.
     pub fn open(path: &Path, options: &HeadOptions) -> Result<Self> {
         let state = StateDir::open(path)?;
-        let catalog = Catalog::open(&state.join("catalog.redb"))?;
+        let catalog = Catalog::open(&state.join(CATALOG))?;
+        let root = state.make_dir(STORE)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
+        Self::assemble(catalog, &disk, Some(state), options)
+    }
+
+    /// Opens what lies on `disk` as in a state directory, without a lock and without a version: for media
+    /// that record what is done to them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(disk: &Arc<dyn Disk>, options: &HeadOptions) -> Result<Self> {
+        let catalog = catalog_file::open(&**disk, CATALOG)?;
+        disk.create_dir(STORE)?;
+        disk.sync_dir("")?;
+        let store: Arc<dyn Disk> = Arc::new(BelowDisk::new(Arc::clone(disk), STORE));
+        Self::assemble(catalog, &store, None, options)
+    }
+
+    fn assemble(
+        catalog: Catalog,
+        disk: &Arc<dyn Disk>,
+        state: Option<StateDir>,
+        options: &HeadOptions,
+    ) -> Result<Self> {
         let host_boot = match &options.host_boot_id {
             Some(id) => id.clone(),
             None => state_dir::host_boot_id()?,
         };
         let begun = begin(&catalog, &host_boot)?;
         secrets::complete(&catalog)?;
-        let root = state.make_dir("store")?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
-        let (store, recovery) = Store::open(&disk, &host_boot, options.layers())?;
+        let (store, recovery) = Store::open(disk, &host_boot, options.layers())?;
         tell(&recovery);
         let head = Self {
             bus: Arc::new(Bus::new(begun.last_boot)),

@@ -69,8 +69,8 @@ impl Sparse {
     /// Cuts or grows.
     pub fn set_len(&mut self, len: u64) {
         if len < self.len {
-            let cut = self.len - len;
-            self.punch(len, cut);
+            // With the rest of the last page.
+            self.punch(len, u64::MAX);
         }
         self.len = len;
     }

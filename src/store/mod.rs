@@ -12,10 +12,13 @@
 //! What this room never does: ask the catalog (a sibling), know nodes, or answer for SCSI. Level 3.
 
 pub mod buffer;
+pub mod check;
 pub mod disk;
+pub mod disk_below;
 pub mod disk_crash;
 pub mod disk_file;
 pub mod disk_memory;
+pub mod disk_shadow;
 pub mod error;
 pub mod flight;
 pub mod image;
@@ -74,7 +77,8 @@ impl Store {
 }
 
 /// The text that tells one start of the host from the next, in the layers' fixed size.
-fn boot_of(host_boot_id: &str) -> layer::Boot {
+#[must_use]
+pub fn boot_of(host_boot_id: &str) -> layer::Boot {
     let mut boot = layer::Boot::default();
     blake3::Hasher::new()
         .update(host_boot_id.as_bytes())

@@ -16,6 +16,7 @@
 //!
 //! [`ImageId`]: super::ImageId
 
+pub mod check;
 pub mod export;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use super::export::{self, ExportSink};
 use super::import::Source;
 use super::ingest::{self, Appender, Ingested, Progress, Watch};
-use super::manifest;
+use super::manifest::{self, Manifest};
 use super::pack::{self, Packs};
 use super::sealed::Image;
 use super::survey::{self, Survey};
@@ -18,7 +18,7 @@ use crate::store::ImageId;
 use crate::store::disk::{Disk, OpenMode};
 use crate::store::error::{Error, ErrorKind, Result};
 
-const TMP: &str = "images/tmp";
+pub(super) const TMP: &str = "images/tmp";
 
 /// Golden images of a store directory: packs of chunks, a manifest for each version.
 ///
@@ -85,7 +85,10 @@ impl ImageStore {
     }
 
     /// With smaller packs, for tests.
-    pub(super) fn with_pack_slots(disk: Arc<dyn Disk>, slots: u32) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the directories cannot be made or read.
+    pub fn with_pack_slots(disk: Arc<dyn Disk>, slots: u32) -> Result<Self> {
         // Each time, since a crash may have kept some of these names and lost others.
         for path in [pack::PACKS, survey::MANIFESTS, TMP] {
             disk.create_dir(path)?;
@@ -148,7 +151,10 @@ impl ImageStore {
             // Unreadable or damaged: the new one replaces it.
             Err(_) => Some(Vec::new()),
         };
-        if there.as_ref() != Some(&bytes) {
+        if there.as_ref().is_some_and(|there| self.stands(id, there)) {
+            // Its name may be news to the medium: an earlier attempt may have ended right before this.
+            self.disk.sync_dir(survey::MANIFESTS)?;
+        } else {
             self.write_manifest(id, &bytes)?;
         }
         let data = manifest.entries().len() as u64;
@@ -161,6 +167,19 @@ impl ImageStore {
             zero_chunks: manifest.chunks() - data,
             already: there.is_some(),
         })
+    }
+
+    /// The manifest that is there is right, and so are its chunks as far as anybody knows. It stays: the new one
+    /// may name other copies of the same chunks, of which a new process does not know that they are bad.
+    fn stands(&self, id: ImageId, bytes: &[u8]) -> bool {
+        let Ok(manifest) = Manifest::decode(bytes) else {
+            return false;
+        };
+        let bad = &self.packs.bad;
+        let places = manifest.entries().iter().map(|entry| entry.place);
+        manifest.id() == id
+            && !places.into_iter().any(|place| bad.contains(place))
+            && Image::new(id, manifest, &self.packs).is_ok()
     }
 
     fn write_manifest(&self, id: ImageId, bytes: &[u8]) -> Result<()> {

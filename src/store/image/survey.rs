@@ -99,8 +99,8 @@ pub(super) struct Survey {
     /// Every chunk in use whose bytes are not known to be bad.
     pub(super) index: HashMap<ChunkId, Place>,
     used: BTreeMap<u32, Slots>,
-    /// Packs that exist.
-    packs: Vec<u32>,
+    /// Packs that exist, with the number of whole slots in them.
+    packs: BTreeMap<u32, u64>,
     /// Manifests that cannot be read: nobody knows what they use, so nothing may be given back.
     damaged: Option<Error>,
 }
@@ -112,12 +112,13 @@ impl Survey {
         let mut survey = Self {
             index: HashMap::new(),
             used: BTreeMap::new(),
-            packs: names
-                .iter()
-                .filter_map(|name| pack::number_of(name))
-                .collect(),
+            packs: BTreeMap::new(),
             damaged: None,
         };
+        for number in names.iter().filter_map(|name| pack::number_of(name)) {
+            let len = disk.open(&pack::path(number), OpenMode::Read)?.len()?;
+            survey.packs.insert(number, len / CHUNK_BYTES);
+        }
         for image in open {
             survey.add(image.manifest().entries(), bad);
         }
@@ -136,7 +137,10 @@ impl Survey {
                 .entry(entry.place.pack)
                 .or_default()
                 .add(entry.place.slot);
-            if !bad.contains(entry.place) {
+            // A chunk whose pack was lost or cut is written anew, so that importing an image again repairs it.
+            let there = self.packs.get(&entry.place.pack);
+            let there = there.is_some_and(|slots| u64::from(entry.place.slot) < *slots);
+            if there && !bad.contains(entry.place) {
                 self.index.insert(entry.id, entry.place);
             }
         }
@@ -155,7 +159,7 @@ impl Survey {
             .filter(|_| self.damaged.is_none());
         if let Some((&pack, used)) = last
             && used.end < slots
-            && self.packs.contains(&pack)
+            && self.packs.contains_key(&pack)
         {
             return Place {
                 pack,
@@ -163,7 +167,7 @@ impl Survey {
             };
         }
         let used = self.used.keys().copied().max().unwrap_or(0);
-        let there = self.packs.iter().copied().max().unwrap_or(0);
+        let there = self.packs.keys().copied().max().unwrap_or(0);
         Place {
             pack: used.max(there) + 1,
             slot: 0,
@@ -177,7 +181,7 @@ impl Survey {
         if self.damaged.is_some() {
             return Ok(freed);
         }
-        for &number in &self.packs {
+        for &number in self.packs.keys() {
             let path = pack::path(number);
             let file = disk.open(&path, OpenMode::ReadWrite)?;
             match self.used.get(&number) {
@@ -199,7 +203,7 @@ impl Survey {
             disk.sync_dir(pack::PACKS)?;
         }
         let used = &self.used;
-        self.packs.retain(|number| used.contains_key(number));
+        self.packs.retain(|number, _| used.contains_key(number));
         Ok(freed)
     }
 
@@ -212,7 +216,7 @@ impl Survey {
         for (&number, used) in self
             .used
             .iter()
-            .filter(|(number, _)| self.packs.contains(number))
+            .filter(|(number, _)| self.packs.contains_key(number))
         {
             let gaps = used.gaps();
             if gaps.is_empty() {

@@ -25,6 +25,7 @@
 //! histories), write into an image, or tell the time.
 
 mod atomic;
+pub mod check;
 mod checkpoint;
 mod core;
 mod driver;

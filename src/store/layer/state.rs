@@ -508,7 +508,7 @@ fn make(core: &Core, path: &str) -> Result<Arc<dyn File>> {
 }
 
 // The least length of the data file.
-fn needed_bytes(state: &State) -> u64 {
+pub(super) fn needed_bytes(state: &State) -> u64 {
     let blocks = state
         .map
         .present
