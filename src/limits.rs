@@ -437,3 +437,10 @@ const _: () = assert!(TRANSFER_MAX <= u32::MAX as u64);
 const _: () = assert!(2 * COMPARE_AND_WRITE_BLOCKS_MAX * 512 <= TRANSFER_MAX);
 // The CDB and VPD B0 have one byte for it.
 const _: () = assert!(COMPARE_AND_WRITE_BLOCKS_MAX <= u8::MAX as u64);
+
+// --- promoting layers, differences ---
+
+/// Blocks that are copied aside for who reads a layer as it was while its node writes over it: 64 MiB.
+pub const LAYER_VIEW_BLOCKS: u64 = 16_384;
+/// Bytes of a persistent layer that are compared with a new image version at a boot; a larger one stays.
+pub const REBASE_BYTES_MAX: u64 = 1 << 30;

@@ -361,6 +361,7 @@ impl Volume {
             .begin_change(&self.core, self.session, self.birth)?;
         let file = self.layer.file(&self.core)?;
         let (head, tail, fresh) = self.write_plan(range)?;
+        self.layer.before_change(&range.blocks());
         self.layer.mark_dirty();
         let written = if head.is_none() && tail.is_none() {
             file.write_at(range.offset(), data)
@@ -473,6 +474,7 @@ impl Volume {
         let Some(blocks) = span(&whole) else {
             return Ok(());
         };
+        self.layer.before_change(&whole);
         let (mut changed, mut freed) = (Vec::new(), Vec::new());
         for (state, run) in self.state()?.map.runs(&blocks) {
             if state == BlockState::Present && span_len(&run) >= limits::LAYER_PUNCH_BLOCKS {

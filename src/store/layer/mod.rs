@@ -36,6 +36,7 @@ mod range_lock;
 mod recovery;
 mod soft;
 pub(in crate::store) mod state;
+mod view;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -46,6 +47,7 @@ use self::driver::{Driver, Signal};
 pub(in crate::store) use self::entry::{Birth, Redo};
 use self::journal::Journal;
 use self::recovery::recover;
+pub use self::view::{LayerView, ViewState};
 use super::disk::Disk;
 use super::volume::{Volume, VolumeSpec};
 use super::{Durability, Error, ErrorKind, ImageId, LayerId, Result};

@@ -8,6 +8,7 @@ use super::entry::{Birth, Entry, Facts, Redo};
 use super::journal::Outcome;
 use super::map::{BlockMap, BlockState, Span, Undo};
 use super::range_lock::RangeLock;
+use super::view::Kept;
 use super::{DATA_DIR, lock, read, write};
 use crate::store::disk::{File, OpenMode};
 use crate::store::volume::Volume;
@@ -68,6 +69,8 @@ pub(in crate::store) struct State {
     pub(super) old_files: Vec<String>,
     /// Atomic writes whose redo record is not retired.
     pub(super) redos: Vec<OpenRedo>,
+    /// Someone reads this generation as it was at an earlier moment.
+    pub(super) frozen: Option<Arc<Kept>>,
 }
 
 /// An atomic write between its redo record and its retirement.
