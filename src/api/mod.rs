@@ -16,6 +16,7 @@ mod images;
 mod layers;
 mod lines;
 mod nodes;
+mod promote;
 mod status;
 
 use std::path::Path;
@@ -141,6 +142,7 @@ pub fn router(app: App) -> Router {
         .merge(images::routes())
         .merge(nodes::routes())
         .merge(layers::routes())
+        .merge(promote::routes())
         .merge(campaigns::routes())
         .merge(status::routes())
         .merge(events::routes())

@@ -32,8 +32,8 @@ pub use changes::Changes;
 pub use error::{Error, ErrorKind, Result};
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
 pub use node::{
-    Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
-    Secret,
+    Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, Moving, NodeRecord,
+    PendingRecord, Secret,
 };
 pub use reservations::{DiskReservations, Held, HeldType, ReservationKey};
 pub use snapshot::Snapshot;

@@ -14,6 +14,7 @@ mod layer;
 mod node;
 mod output;
 mod progress;
+mod promote;
 mod serve;
 mod status;
 

@@ -387,6 +387,7 @@ fn describe(n: &NodeView) -> String {
         ),
         ("boots now", n.version.clone().unwrap_or_default()),
         ("bound to", n.bound.clone().unwrap_or_default()),
+        ("but stays", n.kept.clone().unwrap_or_default()),
         ("mode", n.mode.as_str().to_owned()),
         ("boot", n.boot.as_str().to_owned()),
         ("loader", n.loader.as_str().to_owned()),

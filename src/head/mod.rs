@@ -29,7 +29,10 @@ mod mint;
 mod node_edit;
 mod nodes;
 mod pending;
+mod promote;
+mod rebase;
 mod reservations;
+mod rollback;
 mod sanitize;
 mod secrets;
 mod select;
@@ -61,7 +64,9 @@ pub use images::{
 pub use layers::{LayerReset, LayerUse, LayerView};
 pub use node_edit::{NodeChange, NodeRemove, NodeView};
 pub use nodes::{NodeAdd, NodeApprove};
+pub use promote::{LayerExport, LayerExported, LayerPromote, LayerPromoted};
 pub use reservations::DiskIdentity;
+pub use rollback::{ImageNote, ImageNoted, ImageRollback, ImageRolledBack, NextBoot};
 pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
 
 use error::Result;

@@ -34,6 +34,9 @@ pub struct NodeView {
     /// The version that its last boot got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<String>,
+    /// Why its next boot will not take the version that its image means now, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
     /// What becomes of its layer.
     pub mode: LayerMode,
     /// What it is told.
@@ -112,7 +115,11 @@ impl Head {
     pub fn nodes(&self, nodes: Option<&str>) -> Result<Vec<NodeView>> {
         let now = self.snapshot();
         let chosen = self.chosen(&now, nodes)?;
-        Ok(chosen.iter().map(|node| node_view(&now, node)).collect())
+        let view = |node: &std::sync::Arc<NodeRecord>| NodeView {
+            kept: self.outlook(&now, node).kept,
+            ..node_view(&now, node)
+        };
+        Ok(chosen.iter().map(view).collect())
     }
 
     /// Changes nodes, all or none. What a running node has stays until its next boot.
@@ -214,6 +221,7 @@ fn node_view(now: &Snapshot, node: &NodeRecord) -> NodeView {
         image: node.image.clone(),
         version,
         bound: bound.map(|b| b.label.clone()),
+        kept: None,
         mode: node.mode,
         boot: node.boot,
         loader: node.loader,

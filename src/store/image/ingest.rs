@@ -455,7 +455,10 @@ impl<'a> Appender<'a> {
             return Ok(entry.place);
         }
         self.index.get(&entry.id).copied().ok_or_else(|| {
-            let (pack, at) = (pack::path(entry.place.pack), pack::offset_of(entry.place.slot));
+            let (pack, at) = (
+                pack::path(entry.place.pack),
+                pack::offset_of(entry.place.slot),
+            );
             let why = format!(
                 "the base image is damaged in {pack} at offset {at}; import it again to repair it"
             );

@@ -42,6 +42,6 @@ pub use export::{ExportSink, SparseFile};
 pub use import::{Extent, ExtentKind, Source};
 pub use ingest::Progress;
 pub use manifest::{ChunkId, Place};
-pub use promote::{LayerSource, holds_the_same};
+pub use promote::{LayerSource, export_view, holds_the_same};
 pub use sealed::{Image, ImageChunk, ImageStats};
 pub use store::{BadChunk, Collected, ImageStore, Imported};

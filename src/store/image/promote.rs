@@ -9,9 +9,11 @@
 //! the same bytes as a raw file makes.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use super::export::ExportSink;
 use super::import::{Extent, ExtentKind, Source};
-use super::ingest::is_zero;
+use super::ingest::{Progress, Watch, is_zero};
 use super::manifest::ChunkId;
 use super::sealed::Image;
 use crate::limits::{CHUNK_BYTES, CHUNK_LEN};
@@ -87,6 +89,51 @@ pub fn holds_the_same(view: &LayerView, other: &Image, most: u64) -> Result<Opti
     }
     view.check()?;
     Ok(Some(true))
+}
+
+/// Writes the disk that a view shows to `out`, chunks of zeros left out. Blocking.
+///
+/// # Errors
+/// Those of reading and of the sink; `Cancelled`.
+pub fn export_view(
+    view: &LayerView,
+    out: &mut dyn ExportSink,
+    progress: &dyn Fn(Progress),
+    cancel: &AtomicBool,
+) -> Result<()> {
+    let watch = Watch { progress, cancel };
+    let size = view.size();
+    out.begin(size)?;
+    let mut bytes = Buffer::take(CHUNK_LEN);
+    let mut at = 0;
+    while at < size {
+        watch.step(at, size, "the export")?;
+        let (state, alike) = view.extent(at);
+        let zeros = match state {
+            ViewState::Zero => alike.len(),
+            ViewState::Base => match view.base().extent(at, alike.len()) {
+                (false, zeros) => zeros,
+                _ => 0,
+            },
+            ViewState::Own => 0,
+        };
+        // Up to the end of the chunk, so that reads are whole chunks.
+        let rest = CHUNK_BYTES - at % CHUNK_BYTES;
+        let len = if zeros > 0 { zeros } else { rest }.min(size - at);
+        if zeros == 0 {
+            // At most a chunk.
+            let part = &mut bytes[..usize::try_from(len).unwrap_or(0)];
+            view.read(at, part)?;
+            if !is_zero(part) {
+                out.write_at(at, part)?;
+            }
+        }
+        at += len;
+        view.passed(at);
+    }
+    view.check()?;
+    out.finish()?;
+    watch.step(size, size, "the export")
 }
 
 /// Identity of a chunk of a view; `None` for zeros.

@@ -99,11 +99,25 @@ fn raw_id(bytes: &[u8]) -> ImageId {
 
 #[derive(Clone, Copy, Debug)]
 enum Change {
-    Write { at: u64, count: u64, tag: u8 },
-    Atomic { at: u64, count: u64, tag: u8 },
-    Unmap { at: u64, count: u64 },
+    Write {
+        at: u64,
+        count: u64,
+        tag: u8,
+    },
+    Atomic {
+        at: u64,
+        count: u64,
+        tag: u8,
+    },
+    Unmap {
+        at: u64,
+        count: u64,
+    },
     /// Writes what the image has there.
-    Same { at: u64, count: u64 },
+    Same {
+        at: u64,
+        count: u64,
+    },
 }
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
@@ -232,9 +246,20 @@ proptest! {
 fn changed(stores: &Stores, base: ImageId) -> (Arc<Volume>, Model) {
     let (disk, mut model) = (volume(stores, base), golden());
     for change in [
-        Change::Write { at: 3, count: 5, tag: 9 },
-        Change::Unmap { at: 250, count: 140 },
-        Change::Write { at: 650, count: 20, tag: 8 },
+        Change::Write {
+            at: 3,
+            count: 5,
+            tag: 9,
+        },
+        Change::Unmap {
+            at: 250,
+            count: 140,
+        },
+        Change::Write {
+            at: 650,
+            count: 20,
+            tag: 8,
+        },
     ] {
         apply(&disk, &mut model, &golden(), change);
     }
@@ -360,7 +385,9 @@ fn a_chunk_known_to_be_damaged_is_not_carried_into_a_new_version() {
     let victim = image.chunks().find(|chunk| chunk.index == 4).unwrap();
     let path = crate::store::image::pack::path(victim.place.pack);
     let disk: Arc<dyn Disk> = Arc::new(tape);
-    let file = disk.open(&path, crate::store::disk::OpenMode::ReadWrite).unwrap();
+    let file = disk
+        .open(&path, crate::store::disk::OpenMode::ReadWrite)
+        .unwrap();
     let at = u64::from(victim.place.slot) * CHUNK_BYTES;
     file.write_at(at, &[0xee; 16]).unwrap();
     let found = stores

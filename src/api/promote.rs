@@ -1,0 +1,63 @@
+//! Layers made versions and files, versions rolled back, annotated and compared.
+
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::response::Response;
+use axum::routing::post;
+use axum::{Json, Router};
+
+use super::lines::{Step, long_work};
+use super::{ApiError, App};
+use crate::head::{
+    ImageNote, ImageNoted, ImageRollback, ImageRolledBack, LayerExport, LayerPromote, Progress,
+};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/v1/layers/promote", post(promote))
+        .route("/v1/layers/export", post(export))
+        .route("/v1/images/rollback", post(rollback))
+        .route("/v1/images/note", post(note))
+}
+
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+async fn promote(State(app): State<App>, ask: Body<LayerPromote>) -> Result<Response, ApiError> {
+    let Json(ask) = ask?;
+    Ok(long_work(app, move |app, report, cancel| {
+        let report = |p: Progress| report(step(p));
+        let busy = |node: &_| app.busy(node);
+        app.head.layer_promote(&ask, &busy, &report, cancel)
+    }))
+}
+
+async fn export(State(app): State<App>, ask: Body<LayerExport>) -> Result<Response, ApiError> {
+    let Json(ask) = ask?;
+    Ok(long_work(app, move |app, report, cancel| {
+        let report = |p: Progress| report(step(p));
+        let busy = |node: &_| app.busy(node);
+        app.head.layer_export(&ask, &busy, &report, cancel)
+    }))
+}
+
+async fn rollback(
+    State(app): State<App>,
+    ask: Body<ImageRollback>,
+) -> Result<Json<ImageRolledBack>, ApiError> {
+    let Json(ask) = ask?;
+    let done = app.blocking(move |app| app.head.image_rollback(&ask));
+    Ok(Json(done.await?))
+}
+
+async fn note(State(app): State<App>, ask: Body<ImageNote>) -> Result<Json<ImageNoted>, ApiError> {
+    let Json(ask) = ask?;
+    let done = app.blocking(move |app| app.head.image_note(&ask));
+    Ok(Json(done.await?))
+}
+
+fn step(progress: Progress) -> Step {
+    Step {
+        done: progress.done,
+        total: progress.total,
+    }
+}
