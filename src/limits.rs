@@ -444,3 +444,15 @@ const _: () = assert!(COMPARE_AND_WRITE_BLOCKS_MAX <= u8::MAX as u64);
 pub const LAYER_VIEW_BLOCKS: u64 = 16_384;
 /// Bytes of a persistent layer that are compared with a new image version at a boot; a larger one stays.
 pub const REBASE_BYTES_MAX: u64 = 1 << 30;
+/// Files of one file system that are compared.
+pub const DIFF_FILES_MAX: usize = 2_000_000;
+/// Files that are listed of each kind of difference.
+pub const DIFF_LISTED_MAX: usize = 10_000;
+/// Directories in directories that are followed.
+pub const DIFF_DEPTH_MAX: usize = 200;
+/// Bytes that may be read of a file system beyond four times its size.
+pub const DIFF_READ_SLACK: u64 = 64 << 20;
+/// Chunks between two reports of a comparison.
+pub const DIFF_STEP_CHUNKS: u64 = 4096;
+/// The largest FAT that is read into memory, bytes.
+pub const DIFF_FAT_BYTES_MAX: u64 = 64 << 20;

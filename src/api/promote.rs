@@ -9,7 +9,8 @@ use axum::{Json, Router};
 use super::lines::{Step, long_work};
 use super::{ApiError, App};
 use crate::head::{
-    ImageNote, ImageNoted, ImageRollback, ImageRolledBack, LayerExport, LayerPromote, Progress,
+    ImageDiff, ImageNote, ImageNoted, ImageRollback, ImageRolledBack, LayerDiff, LayerExport,
+    LayerPromote, Progress,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -18,6 +19,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/layers/export", post(export))
         .route("/v1/images/rollback", post(rollback))
         .route("/v1/images/note", post(note))
+        .route("/v1/images/diff", post(image_diff))
+        .route("/v1/layers/diff", post(layer_diff))
 }
 
 type Body<T> = Result<Json<T>, JsonRejection>;
@@ -53,6 +56,22 @@ async fn note(State(app): State<App>, ask: Body<ImageNote>) -> Result<Json<Image
     let Json(ask) = ask?;
     let done = app.blocking(move |app| app.head.image_note(&ask));
     Ok(Json(done.await?))
+}
+
+async fn image_diff(State(app): State<App>, ask: Body<ImageDiff>) -> Result<Response, ApiError> {
+    let Json(ask) = ask?;
+    Ok(long_work(app, move |app, report, cancel| {
+        let report = |p: Progress| report(step(p));
+        app.head.image_diff(&ask, &report, cancel)
+    }))
+}
+
+async fn layer_diff(State(app): State<App>, ask: Body<LayerDiff>) -> Result<Response, ApiError> {
+    let Json(ask) = ask?;
+    Ok(long_work(app, move |app, report, cancel| {
+        let report = |p: Progress| report(step(p));
+        app.head.layer_diff(&ask, &report, cancel)
+    }))
 }
 
 fn step(progress: Progress) -> Step {

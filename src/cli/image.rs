@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
-use super::{Exit, progress, promote};
+use super::{Exit, image_diff, progress, promote};
 use crate::api::Line;
 use crate::catalog::ImageRef;
 use crate::head::{
@@ -58,6 +58,8 @@ pub(super) enum Verb {
     },
     /// Lets an image's name, or a tag, mean an earlier version again
     Rollback(promote::Rollback),
+    /// Shows what differs between two versions: chunks, and files where they can be told
+    Diff(image_diff::OfImages),
     /// Sets the note of a version
     Note(promote::Note),
     /// Removes a version, or a whole image
@@ -120,6 +122,7 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
             dry_run,
         } => set_tag(door, image, tag, delete, dry_run).await,
         Verb::Rollback(args) => promote::rollback(door, args).await,
+        Verb::Diff(args) => image_diff::images(door, args).await,
         Verb::Note(args) => promote::note(door, args).await,
         Verb::Rm { image, dry_run } => remove(door, image, dry_run).await,
         Verb::Export {

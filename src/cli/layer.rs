@@ -4,6 +4,7 @@ use clap::Subcommand;
 
 use super::Exit;
 use super::door::{Door, escape};
+use super::image_diff;
 use super::node::tell;
 use super::output::{Format, Listing, ago, facts, print_one};
 use super::promote;
@@ -30,6 +31,8 @@ pub(super) enum Verb {
     },
     /// Makes what a node's layer shows a new version of an image
     Promote(promote::Promote),
+    /// Shows what a node's disk has other than its image: chunks, and files where they can be told
+    Diff(image_diff::OfLayer),
     /// Writes a node's whole disk, as it is now, to a sparse raw file
     Export(promote::Export),
     /// Throws away what nodes changed
@@ -58,6 +61,7 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
             Ok(Exit::Good)
         }
         Verb::Promote(args) => promote::promote(door, args).await,
+        Verb::Diff(args) => image_diff::layer(door, args).await,
         Verb::Export(args) => promote::export(door, args).await,
         Verb::Reset {
             nodeset,

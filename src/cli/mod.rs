@@ -10,6 +10,7 @@ mod door;
 mod drain;
 mod events;
 mod image;
+mod image_diff;
 mod layer;
 mod node;
 mod output;

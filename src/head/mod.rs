@@ -18,6 +18,7 @@
 
 mod boot;
 mod collect;
+mod diff;
 mod drain;
 mod error;
 pub mod gate;
@@ -53,6 +54,9 @@ use crate::store::layer::{Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
+pub use diff::{
+    Compared, Difference, FileChange, FileDifference, ImageDiff, LayerDiff, PartDifference,
+};
 pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
 pub use gate::{Admission, Gate};

@@ -16,6 +16,7 @@
 //!
 //! [`ImageId`]: super::ImageId
 
+mod diff;
 pub mod export;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -38,6 +39,7 @@ mod test_harm;
 #[cfg(test)]
 mod test_import;
 
+pub use diff::{Difference, FileChange, FileDifference, PartDifference, Side, difference};
 pub use export::{ExportSink, SparseFile};
 pub use import::{Extent, ExtentKind, Source};
 pub use ingest::Progress;
