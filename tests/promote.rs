@@ -1,4 +1,4 @@
-//! Layers made versions, versions rolled back and compared, over a real head with QEMU's initiator as the node.
+//! Layers made versions, versions rolled back and compared, with QEMU's initiator as the node.
 #![allow(
     clippy::unwrap_used,
     unreachable_pub,
@@ -79,7 +79,15 @@ impl Drop for Running {
 #[test]
 fn what_one_node_wrote_is_the_next_boot_of_another_and_goes_back_in_one_command() {
     let head = head(64);
-    node(&head, "n1", &["write -P 0x5a 1M 128k", "discard 2M 1M"]);
+    node(
+        &head,
+        "n1",
+        &[
+            "write -P 0x5a 1M 128k",
+            "write -P 0x5b 1M 4k",
+            "discard 2M 1M",
+        ],
+    );
     let told = head.good(&["layer", "promote", "n1", "--name", "golden", "--dry-run"]);
     assert!(
         told.contains("would make golden:2 of node n1 over golden:1"),
@@ -92,18 +100,18 @@ fn what_one_node_wrote_is_the_next_boot_of_another_and_goes_back_in_one_command(
         "layer", "promote", "n1", "--name", "golden", "--note", "with 5a", "--tag", "good",
     ]);
     assert!(
-        said.contains("golden:2") && said.contains("2 new (128.0 KiB)"),
+        said.contains("golden:2") && said.contains("18 of 1024 chunks read, 2 new"),
         "{said}"
     );
     assert!(said.contains("thrown away at its next boot"), "{said}");
     // The node itself goes on over version 1 with its own layer.
-    node(
-        &head,
-        "n1",
-        &["read -P 0x5a 1M 128k", "write -P 0x66 1M 4k"],
-    );
+    node(&head, "n1", &["read -P 0x5b 1M 4k", "write -P 0x66 1M 4k"]);
     assert!(head.good(&["layer", "show", "n1"]).contains("golden:1"));
-    let reads = ["read -P 0x5a 1M 128k", "read -P 0 2M 1M"];
+    let reads = [
+        "read -P 0x5b 1M 4k",
+        "read -P 0x5a 1028k 124k",
+        "read -P 0 2M 1M",
+    ];
     node(&head, "n2", &reads);
     assert!(head.good(&["layer", "show", "n2"]).contains("golden:2"));
     assert!(

@@ -1,5 +1,7 @@
 //! Layers made versions and files, versions rolled back, annotated and compared.
 
+use std::sync::atomic::AtomicBool;
+
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::response::Response;
@@ -27,6 +29,17 @@ type Body<T> = Result<Json<T>, JsonRejection>;
 
 async fn promote(State(app): State<App>, ask: Body<LayerPromote>) -> Result<Response, ApiError> {
     let Json(ask) = ask?;
+    // What is refused is refused with its status, before the answer of lines begins.
+    let told = LayerPromote {
+        dry_run: true,
+        ..ask.clone()
+    };
+    let check = move |app: App| {
+        let busy = |node: &_| app.busy(node);
+        let never = AtomicBool::new(false);
+        app.head.layer_promote(&told, &busy, &|_| (), &never)
+    };
+    app.blocking(check).await?;
     Ok(long_work(app, move |app, report, cancel| {
         let report = |p: Progress| report(step(p));
         let busy = |node: &_| app.busy(node);
@@ -36,6 +49,16 @@ async fn promote(State(app): State<App>, ask: Body<LayerPromote>) -> Result<Resp
 
 async fn export(State(app): State<App>, ask: Body<LayerExport>) -> Result<Response, ApiError> {
     let Json(ask) = ask?;
+    let told = LayerExport {
+        dry_run: true,
+        ..ask.clone()
+    };
+    let check = move |app: App| {
+        let busy = |node: &_| app.busy(node);
+        let never = AtomicBool::new(false);
+        app.head.layer_export(&told, &busy, &|_| (), &never)
+    };
+    app.blocking(check).await?;
     Ok(long_work(app, move |app, report, cancel| {
         let report = |p: Progress| report(step(p));
         let busy = |node: &_| app.busy(node);

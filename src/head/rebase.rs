@@ -48,19 +48,21 @@ impl Head {
         let (image, node) = (version.id, &record.name);
         match self.shows(record, old.image, image) {
             Ok(Some(true)) => {
-                tracing::info!(%node, from = %old.label, to = %label, "the persistent layer moves on: it shows the new version");
+                let from = &old.label;
+                tracing::info!(%node, %from, to = %label, "the layer moves: it shows that version");
                 return Some(Moving { label, image });
             }
             Ok(Some(false)) => {}
             Ok(None) => {
-                tracing::warn!(%node, "the persistent layer is too large to be compared with {label} at a boot");
+                tracing::warn!(%node, "the layer is too large to be compared with {label} at a boot");
             }
             Err(error) => {
                 tracing::warn!(%node, %error, "the persistent layer cannot be compared with {label}");
             }
         }
         let kept = &old.label;
-        tracing::warn!(%node, %kept, "the persistent layer stays on its image version; {}", way_out(record, &label));
+        let way_out = way_out(record, &label);
+        tracing::warn!(%node, %kept, "the persistent layer stays on its version; {way_out}");
         None
     }
 

@@ -168,7 +168,7 @@ impl Kept {
         wanted &= &inner.needed;
         let held = (inner.copies.len() as u64).saturating_add(wanted.len());
         if held > limits::LAYER_VIEW_BLOCKS {
-            let most = limits::LAYER_VIEW_BLOCKS * BLOCK_BYTES >> 20;
+            let most = (limits::LAYER_VIEW_BLOCKS * BLOCK_BYTES) >> 20;
             inner.give_up(format!(
                 "its node wrote over more than {most} MiB of its own data meanwhile; switch it off, or try \
                  when it is quiet"

@@ -131,9 +131,7 @@ fn trees(old: &dyn Tree, new: &dyn Tree, watch: Watch<'_>) -> Result<FileDiffere
         };
         let what = if other.kind != item.kind {
             "kind"
-        } else if other.size != item.size && item.kind != Kind::Directory {
-            "content"
-        } else if matches!(item.kind, Kind::File | Kind::Link) && !same(old, new, path)? {
+        } else if has_other_content(old, new, path, other, item)? {
             "content"
         } else if other.attributes != item.attributes {
             "attributes"
@@ -155,6 +153,19 @@ fn add(list: &mut Vec<FileChange>, more: &mut u64, path: &[u8], item: &Item, wha
         size: item.size,
         what: what.to_owned(),
     });
+}
+
+fn has_other_content(
+    old: &dyn Tree,
+    new: &dyn Tree,
+    path: &[u8],
+    was: &Item,
+    is: &Item,
+) -> Result<bool> {
+    if !matches!(is.kind, Kind::File | Kind::Link) {
+        return Ok(is.kind != Kind::Directory && was.size != is.size);
+    }
+    Ok(was.size != is.size || !same(old, new, path)?)
 }
 
 /// Whether a file of one size has one content: by its hash.
