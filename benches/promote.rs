@@ -40,7 +40,7 @@ fn main() {
         let mut times: Vec<Duration> = Vec::new();
         let mut new = 0;
         for round in 0..ROUNDS {
-            let layer = LayerId(changed * ROUNDS + round + 1);
+            let layer = LayerId(u32::try_from(changed * ROUNDS + round + 1).unwrap());
             let image = images.open_image(base).unwrap();
             let spec = VolumeSpec {
                 layer,
