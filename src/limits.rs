@@ -474,3 +474,22 @@ pub const CHECK_FREE_PERCENT_MIN: u64 = 5;
 pub const CHECK_FREE_BYTES_MIN: u64 = 10 << 30;
 /// Bytes of the lock file that are read.
 pub const LOCK_TEXT_BYTES_MAX: u64 = 1024;
+
+// --- promoting layers, differences ---
+
+/// Blocks that are copied aside for who reads a layer as it was while its node writes over it: 64 MiB.
+pub const LAYER_VIEW_BLOCKS: u64 = 16_384;
+/// Bytes of a persistent layer that are compared with a new image version at a boot; a larger one stays.
+pub const REBASE_BYTES_MAX: u64 = 1 << 30;
+/// Files of one file system that are compared.
+pub const DIFF_FILES_MAX: usize = 2_000_000;
+/// Files that are listed of each kind of difference.
+pub const DIFF_LISTED_MAX: usize = 10_000;
+/// Directories in directories that are followed.
+pub const DIFF_DEPTH_MAX: usize = 200;
+/// Bytes that may be read of a file system beyond four times its size.
+pub const DIFF_READ_SLACK: u64 = 64 << 20;
+/// Chunks between two reports of a comparison.
+pub const DIFF_STEP_CHUNKS: u64 = 4096;
+/// The largest FAT that is read into memory, bytes.
+pub const DIFF_FAT_BYTES_MAX: u64 = 64 << 20;

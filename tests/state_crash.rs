@@ -59,6 +59,7 @@ fn open(disk: &Arc<dyn Disk>, boot: &str) -> Outcome<Head> {
         journal_bytes: Some(1500),
         soft_bytes: Some(900),
         foreground: true,
+        ..HeadOptions::default()
     };
     Head::open_on(disk, &options).map_err(|e| e.to_string())
 }

@@ -18,6 +18,7 @@ mod layers;
 mod lines;
 mod nodes;
 mod profiles;
+mod promote;
 mod status;
 
 use std::path::Path;
@@ -147,6 +148,7 @@ pub fn router(app: App) -> Router {
         .merge(profiles::routes())
         .merge(apply::routes())
         .merge(layers::routes())
+        .merge(promote::routes())
         .merge(campaigns::routes())
         .merge(status::routes())
         .merge(events::routes())

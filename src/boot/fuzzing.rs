@@ -116,6 +116,7 @@ impl House for Table {
             boot,
             at: UnixMillis(0),
             began: None,
+            moving: None,
             reservations: None,
         }))
     }

@@ -10,7 +10,8 @@ use crate::limits;
 use crate::names::{ImageId, NodeName};
 use crate::units::UnixMillis;
 
-/// The tag that always means the newest version; it can be neither set nor removed.
+/// The tag that means what the bare name means: the newest version, unless the image was rolled back. It can
+/// be neither set nor removed.
 pub const LATEST: &str = "latest";
 
 /// Which version of an image is meant.
@@ -64,6 +65,10 @@ pub struct ImageRecord {
     pub tags: BTreeMap<String, u32>,
     /// The number the next version gets; never reused.
     pub next_version: u32,
+    /// The version that the bare name means since a roll-back; the newest when absent. The next new version
+    /// ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u32>,
 }
 
 impl ImageRef {
@@ -142,6 +147,7 @@ impl ImageRecord {
             versions: Vec::new(),
             tags: BTreeMap::new(),
             next_version: 1,
+            held: None,
         }
     }
 
@@ -158,23 +164,32 @@ impl ImageRecord {
         self.versions.last()
     }
 
+    /// The version that the bare name means: the newest, unless the image was rolled back.
+    #[must_use]
+    pub fn current(&self) -> Option<&VersionRecord> {
+        match self.held {
+            Some(number) => self.version(number),
+            None => self.newest(),
+        }
+    }
+
     /// The version that a selector means now.
     #[must_use]
     pub fn select(&self, selector: Option<&VersionSelector>) -> Option<&VersionRecord> {
         match selector {
-            None => self.newest(),
+            None => self.current(),
             Some(VersionSelector::Number(number)) => self.version(*number),
-            Some(VersionSelector::Tag(tag)) if tag == LATEST => self.newest(),
+            Some(VersionSelector::Tag(tag)) if tag == LATEST => self.current(),
             Some(VersionSelector::Tag(tag)) => self.version(*self.tags.get(tag)?),
         }
     }
 
-    /// The tags of a version, sorted; the newest one has [`LATEST`] too.
+    /// The tags of a version, sorted; the one that the bare name means has [`LATEST`] too.
     #[must_use]
     pub fn tags_of(&self, number: u32) -> Vec<&str> {
         let set = self.tags.iter().filter(|(_, v)| **v == number);
         let mut tags: Vec<&str> = set.map(|(tag, _)| tag.as_str()).collect();
-        if self.newest().is_some_and(|v| v.version == number) {
+        if self.current().is_some_and(|v| v.version == number) {
             tags.push(LATEST);
         }
         tags.sort_unstable();
@@ -216,6 +231,9 @@ impl ImageRecord {
         {
             return wrong("would use a version number twice".into());
         }
+        if let Some(held) = self.held.filter(|held| self.version(*held).is_none()) {
+            return wrong(format!("has no version {held} to be rolled back to"));
+        }
         let text_len = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let long = |v: &VersionRecord| {
             text_len(&v.note).max(text_len(&v.arch)).max(v.source.len()) > limits::NOTE_BYTES_MAX
@@ -230,7 +248,7 @@ impl ImageRecord {
             if tag == LATEST || !matches!(VersionSelector::parse(tag), Ok(VersionSelector::Tag(_)))
             {
                 return wrong(format!(
-                    "cannot have the tag `{tag}`; use letters, and not `{LATEST}`, which always is the newest"
+                    "cannot have the tag `{tag}`; use letters, and not `{LATEST}`, which is what the bare name means"
                 ));
             }
             if self.version(*number).is_none() {
@@ -295,6 +313,24 @@ mod test {
     }
 
     #[test]
+    fn a_held_version_is_what_the_bare_name_and_latest_mean() {
+        let mut image = image();
+        image.held = Some(3);
+        assert_eq!(image.select(None).map(|v| v.version), Some(3));
+        assert_eq!(image.tags_of(3), [LATEST, "stable"]);
+        assert!(image.tags_of(4).is_empty());
+        assert!(image.check().is_ok());
+        image.held = Some(2);
+        assert!(
+            image
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("no version 2")
+        );
+    }
+
+    #[test]
     fn wrong_records_are_refused() {
         assert!(image().check().is_ok());
         let broken = |change: &dyn Fn(&mut ImageRecord)| {
@@ -305,7 +341,7 @@ mod test {
         assert!(broken(&|i| i.next_version = 4).contains("twice"));
         assert!(broken(&|i| i.versions.reverse()).contains("do not rise"));
         assert!(broken(&|i| i.tags.extend([("x".into(), 2)])).contains("no version 2"));
-        assert!(broken(&|i| i.tags.extend([("latest".into(), 4)])).contains("newest"));
+        assert!(broken(&|i| i.tags.extend([("latest".into(), 4)])).contains("bare name"));
         assert!(broken(&|i| i.tags.extend([("12".into(), 4)])).contains("letters"));
         assert!(broken(&|i| i.name = "A".into()).contains("not allowed"));
     }

@@ -36,8 +36,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use file::CatalogFile;
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
 pub use node::{
-    Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, NodeRecord, PendingRecord,
-    Secret,
+    Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, Moving, NodeRecord,
+    PendingRecord, Secret,
 };
 pub use profile::{ProfileRecord, Setting, SettingSet, Settings, parse_size, size_text};
 pub use reservations::{DiskReservations, Held, HeldType, ReservationKey};

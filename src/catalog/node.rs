@@ -497,12 +497,31 @@ pub struct Binding {
     /// The boot that began the layer's present content, when that is an earlier one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<BootId>,
+    /// The version that shows the very bytes that layer and image show, to which the layer is being moved:
+    /// once the layer is empty, the disk is that version and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
     /// Persistent reservations of this disk that outlive the head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservations: Option<DiskReservations>,
 }
 
+/// Where a layer is being moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    /// `debian12:4`.
+    pub label: String,
+    /// The image version.
+    pub image: ImageId,
+}
+
 impl Binding {
+    /// The image versions that the disk may need.
+    pub fn images(&self) -> impl Iterator<Item = ImageId> {
+        let moving = self.moving.as_ref().map(|moving| moving.image);
+        std::iter::once(self.image).chain(moving)
+    }
+
     /// The boot that began the layer's present content: another one means another disk.
     #[must_use]
     pub fn begun(&self) -> BootId {

@@ -128,7 +128,9 @@ pub(super) fn commit(tx: WriteTransaction) -> Result<()> {
 /// The tables that hold records, in the order in which they are read.
 pub(super) const RECORDS: &[Table] =
     // Profiles before the nodes, which take settings from them.
-    &[PROFILES, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS];
+    &[
+        PROFILES, NODES, IMAGES, BINDINGS, PENDING, CAMPAIGNS, COUNTERS, FACTS,
+    ];
 
 pub(super) fn name_of(table: Table) -> String {
     table.name().to_owned()

@@ -133,6 +133,7 @@ fn binding(layer: u32, boot: u64) -> Binding {
         boot: BootId(boot),
         at: UnixMillis(9),
         began: None,
+        moving: None,
         reservations: None,
     }
 }
@@ -153,6 +154,7 @@ fn reserved(layer: u32, boot: u64, key: u64) -> Binding {
     };
     Binding {
         began: Some(BootId(boot / 2)),
+        moving: None,
         reservations: (key != 0).then_some(reservations),
         ..binding(layer, boot)
     }

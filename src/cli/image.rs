@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
-use super::{Exit, progress};
+use super::{Exit, image_diff, progress, promote};
 use crate::api::Line;
 use crate::catalog::ImageRef;
 use crate::head::{
@@ -40,7 +40,7 @@ pub(super) enum Verb {
     },
     /// Reads every chunk again and compares it with its hash
     Verify {
-        /// The image version [default of a bare name: the newest]
+        /// The image version [default of a bare name: the one it means]
         image: ImageRef,
     },
     /// Puts a tag on a version, moves it there, or removes it
@@ -56,6 +56,12 @@ pub(super) enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Lets an image's name, or a tag, mean an earlier version again
+    Rollback(promote::Rollback),
+    /// Shows what differs between two versions: chunks, and files where they can be told
+    Diff(image_diff::OfImages),
+    /// Sets the note of a version
+    Note(promote::Note),
     /// Removes a version, or a whole image
     Rm {
         /// The version; a bare name means the image with all its versions
@@ -115,6 +121,9 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
             delete,
             dry_run,
         } => set_tag(door, image, tag, delete, dry_run).await,
+        Verb::Rollback(args) => promote::rollback(door, args).await,
+        Verb::Diff(args) => image_diff::images(door, args).await,
+        Verb::Note(args) => promote::note(door, args).await,
         Verb::Rm { image, dry_run } => remove(door, image, dry_run).await,
         Verb::Export {
             image,
@@ -125,7 +134,7 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
 }
 
 /// Runs long work with a bar and gives its result.
-async fn long<T: DeserializeOwned>(
+pub(super) async fn long<T: DeserializeOwned>(
     door: &Door,
     path: &str,
     ask: &impl Serialize,
@@ -150,7 +159,7 @@ async fn long<T: DeserializeOwned>(
 }
 
 /// The daemon may have another working directory than this process.
-fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("path {}", path.display()))
 }
 
@@ -230,7 +239,7 @@ async fn list(door: &Door, output: Format) -> anyhow::Result<Exit> {
 }
 
 async fn show(door: &Door, image: &ImageRef, output: Format) -> anyhow::Result<Exit> {
-    // A bare name shows its newest version: that is what a node set to it would boot.
+    // A bare name shows the version it means: that is what a node set to it would boot.
     let text = String::from(image.clone());
     let mut path = format!("/v1/image?image={}", escape(&text));
     if image.version.is_none() {

@@ -4,8 +4,10 @@ use clap::Subcommand;
 
 use super::Exit;
 use super::door::{Door, escape};
+use super::image_diff;
 use super::node::tell;
 use super::output::{Format, Listing, ago, facts, print_one};
+use super::promote;
 use crate::head::{LayerReset, LayerView, NodesDone};
 use crate::units::{HumanBytes, UnixMillis};
 
@@ -27,6 +29,12 @@ pub(super) enum Verb {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Makes what a node's layer shows a new version of an image
+    Promote(promote::Promote),
+    /// Shows what a node's disk has other than its image: chunks, and files where they can be told
+    Diff(image_diff::OfLayer),
+    /// Writes a node's whole disk, as it is now, to a sparse raw file
+    Export(promote::Export),
     /// Throws away what nodes changed
     Reset {
         /// The nodes
@@ -52,6 +60,9 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
             }
             Ok(Exit::Good)
         }
+        Verb::Promote(args) => promote::promote(door, args).await,
+        Verb::Diff(args) => image_diff::layer(door, args).await,
+        Verb::Export(args) => promote::export(door, args).await,
         Verb::Reset {
             nodeset,
             force,
@@ -117,6 +128,7 @@ fn describe(layer: &LayerView) -> String {
                 .unwrap_or_else(|| "none yet: it never booted".into()),
         ),
         ("next image", layer.wanted.clone().unwrap_or_default()),
+        ("but stays", layer.kept.clone().unwrap_or_default()),
         ("own data", HumanBytes(layer.held.data_bytes).to_string()),
         ("zeroed", HumanBytes(layer.held.zero_bytes).to_string()),
         ("on disk", HumanBytes(layer.allocated_bytes).to_string()),

@@ -12,11 +12,13 @@ mod door;
 mod drain;
 mod events;
 mod image;
+mod image_diff;
 mod layer;
 mod node;
 mod output;
 mod profile;
 mod progress;
+mod promote;
 mod serve;
 mod status;
 

@@ -441,6 +441,7 @@ fn describe(n: &NodeView) -> String {
         ("image", told(Setting::Image, image)),
         ("boots now", n.version.clone().unwrap_or_default()),
         ("bound to", n.bound.clone().unwrap_or_default()),
+        ("but stays", n.kept.clone().unwrap_or_default()),
         ("mode", told(Setting::Mode, n.mode.as_str().to_owned())),
         ("boot", told(Setting::Boot, n.boot.as_str().to_owned())),
         (

@@ -3,6 +3,7 @@
 //! ```text
 //!   prepare_boot(boot)   ephemeral: layer reset ──► binding {image version now, boot}
 //!                        persistent: layer holds data? keep it and its image : as above
+//!                                    shows the very bytes of the version meant now? move (`rebase.rs`)
 //!   attach(firmware)     boot under way and not yet used by an operating system? its binding : a new boot
 //!   attach(os)           the binding there is; never a new disk under a running system
 //! ```
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::{HeadError, HeadErrorKind, Result};
 use super::{Attached, Head};
-use crate::catalog::{Binding, LayerMode, NodeRecord, Snapshot, VersionRecord};
+use crate::catalog::{Binding, LayerMode, Moving, NodeRecord, Snapshot, VersionRecord};
 use crate::events::EventKind;
 use crate::limits;
 use crate::names::{BootId, LayerId, NodeName};
@@ -58,8 +59,24 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What a boot of a node stands on.
 struct Plan {
     binding: Binding,
-    /// The layer's data stays.
-    keep: bool,
+    layer: Fate,
+}
+
+/// What becomes of a layer at a boot.
+enum Fate {
+    /// Its data stays.
+    Kept,
+    /// It begins anew.
+    Fresh,
+    /// It is emptied over a version that shows what it showed.
+    Moved { from: Arc<Binding>, to: Moving },
+}
+
+impl Run {
+    /// True between the reset of a layer and its new binding.
+    pub(super) const fn is_half_done(&self) -> bool {
+        self.half_done
+    }
 }
 
 impl Head {
@@ -145,7 +162,7 @@ impl Head {
             let message = format!("node `{name}`: {why}; boot the node anew");
             Err(HeadError::new(HeadErrorKind::Gone, message))
         };
-        if run.half_done || binding.boot == NO_BOOT {
+        if run.half_done || binding.boot == NO_BOOT || self.is_moved(record, binding) {
             return gone("its layer was reset after this boot began");
         }
         if self.is_lost(binding) {
@@ -179,11 +196,16 @@ impl Head {
         self.reserve_boots(boot)?;
         let plan = self.plan(&now, record, boot)?;
         // Whoever had the disk open until now has it no more.
-        if plan.keep {
-            self.layer_fence(record.layer);
-        } else {
-            run.half_done = true;
-            self.layer_reset(record.layer)?;
+        match &plan.layer {
+            Fate::Kept => self.layer_fence(record.layer),
+            Fate::Fresh => {
+                run.half_done = true;
+                self.layer_reset(record.layer)?;
+            }
+            Fate::Moved { from, to } => {
+                run.half_done = true;
+                self.move_layer(from, to)?;
+            }
         }
         let image = plan.binding.image;
         let bound = self.catalog.transact(|changes| {
@@ -196,7 +218,7 @@ impl Head {
             Ok(changes.put_binding(plan.binding)?)
         })?;
         run.half_done = false;
-        if !plan.keep {
+        if matches!(plan.layer, Fate::Fresh) {
             let image = bound.label.clone();
             let reset = EventKind::LayerReset { image };
             self.bus.publish(Some(&record.name), reset);
@@ -207,15 +229,40 @@ impl Head {
     fn plan(&self, now: &Snapshot, record: &NodeRecord, boot: BootId) -> Result<Plan> {
         let at = UnixMillis::now();
         if let Some(old) = self.kept(now, record) {
+            // Nobody may write between the comparison and the move.
+            self.layer_fence(record.layer);
+            let kept = Binding {
+                boot,
+                at,
+                began: Some(old.begun()),
+                moving: None,
+                ..Binding::clone(old)
+            };
+            return Ok(match self.can_move(now, record, old) {
+                Some(to) => Plan {
+                    binding: moved(kept, &to),
+                    layer: Fate::Moved {
+                        from: Arc::clone(old),
+                        to,
+                    },
+                },
+                None => Plan {
+                    binding: relabelled(now, record, kept),
+                    layer: Fate::Kept,
+                },
+            });
+        }
+        if let Some((old, to)) = self.emptied(now, record) {
             let binding = Binding {
                 boot,
                 at,
                 began: Some(old.begun()),
+                moving: None,
                 ..Binding::clone(old)
             };
             return Ok(Plan {
-                binding,
-                keep: true,
+                binding: moved(binding, to),
+                layer: Fate::Kept,
             });
         }
         let (label, version) = resolve(now, record)?;
@@ -227,12 +274,33 @@ impl Head {
             boot,
             at,
             began: None,
+            moving: None,
             reservations: None,
         };
         Ok(Plan {
             binding,
-            keep: false,
+            layer: Fate::Fresh,
         })
+    }
+
+    /// A move that a crash cut between the emptying of the layer and the new binding: the disk is the
+    /// version moved to.
+    fn emptied<'a>(
+        &self,
+        now: &'a Snapshot,
+        record: &NodeRecord,
+    ) -> Option<(&'a Arc<Binding>, &'a Moving)> {
+        let old = now.binding(record.layer)?;
+        let both = record.mode == LayerMode::Persistent && old.mode == LayerMode::Persistent;
+        let to = old
+            .moving
+            .as_ref()
+            .filter(|_| both && self.is_moved(record, old))?;
+        Some((old, to))
+    }
+
+    fn is_moved(&self, record: &NodeRecord, binding: &Binding) -> bool {
+        binding.moving.is_some() && !self.layer_use(record.layer).holds_data()
     }
 
     /// The binding that a persistent layer with data stays with, whatever the node's image is now.
@@ -244,14 +312,6 @@ impl Head {
             self.layer_use(record.layer).holds_data() || self.layer_trouble(record.layer).is_some();
         if !both || old.boot == NO_BOOT || !worth {
             return None;
-        }
-        let resolved = record.image.as_ref().and_then(|image| now.resolve(image));
-        if resolved.is_some_and(|version| version.id != old.image) {
-            tracing::warn!(
-                node = %record.name,
-                kept = %old.label,
-                "the persistent layer stays on its image version; `reveille layer reset` moves the node on"
-            );
         }
         Some(old)
     }
@@ -287,12 +347,30 @@ impl Head {
                     let mut void = Binding::clone(&bound);
                     void.boot = NO_BOOT;
                     void.began = None;
+                    void.moving = None;
                     void.reservations = None;
                     changes.put_binding(void)?;
                 }
             }
             Ok(())
         })
+    }
+}
+
+/// The binding of a layer that was moved.
+fn moved(kept: Binding, to: &Moving) -> Binding {
+    Binding {
+        label: to.label.clone(),
+        image: to.image,
+        ..kept
+    }
+}
+
+/// Two versions can have one content: then the node is on the one that it is set to.
+fn relabelled(now: &Snapshot, record: &NodeRecord, kept: Binding) -> Binding {
+    match resolve(now, record) {
+        Ok((label, version)) if version.id == kept.image => Binding { label, ..kept },
+        _ => kept,
     }
 }
 

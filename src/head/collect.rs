@@ -66,7 +66,7 @@ impl Head {
         let now = self.snapshot();
         let named = now.images().flat_map(|i| &i.versions).map(|v| v.id);
         let bound = now.bindings().filter(|b| b.boot != NO_BOOT);
-        let kept: HashSet<ImageId> = named.chain(bound.map(|b| b.image)).collect();
+        let kept: HashSet<ImageId> = named.chain(bound.flat_map(|b| b.images())).collect();
         let collected = self.store.images.collect(&|id| kept.contains(&id))?;
         Ok(collected.bytes)
     }

@@ -107,7 +107,7 @@ impl Head {
             let mut after = image.clone();
             if tag == LATEST {
                 let message =
-                    format!("`{LATEST}` always is the newest version; it cannot be removed");
+                    format!("`{LATEST}` is what the bare name means; it cannot be removed");
                 return Err(HeadError::invalid(message));
             }
             if after.tags.remove(tag).is_none() {
@@ -237,7 +237,7 @@ fn unbind(
         .collect();
     let bound = now.bindings().filter(|b| b.boot != NO_BOOT);
     let bound: Vec<Binding> = bound
-        .filter(|b| goes(b.image) && !stays.contains(&b.image))
+        .filter(|b| b.images().any(|id| goes(id) && !stays.contains(&id)))
         .map(|b| Binding::clone(b))
         .collect();
     let (mut open, mut kept) = (NodeSet::default(), NodeSet::default());
@@ -284,5 +284,9 @@ fn remove_versions(
     image
         .tags
         .retain(|_, number| left.version(*number).is_some());
+    let newest = left.newest().map(|v| v.version);
+    image.held = image
+        .held
+        .filter(|held| left.version(*held).is_some() && Some(*held) != newest);
     Ok(changes.put_image(image)?)
 }

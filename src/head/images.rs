@@ -174,7 +174,7 @@ impl Head {
         // What the catalog would refuse is refused before hours of reading.
         let planned = self
             .catalog
-            .rehearse(|changes| register(changes, ask, record))?;
+            .rehearse(|changes| register(changes, &ask.name, &ask.tags, record))?;
         let mut source = import::open(&ask.path, format)?;
         let size = source.size();
         if ask.dry_run {
@@ -195,7 +195,7 @@ impl Head {
         let record = version_of(ask, done.id, done.size);
         let named = self
             .catalog
-            .transact(|changes| register(changes, ask, record));
+            .transact(|changes| register(changes, &ask.name, &ask.tags, record));
         drop(unnamed);
         self.collect_if_owed();
         let (label, already) = named?;
@@ -329,20 +329,21 @@ fn version_of(ask: &ImageImport, id: ImageId, size: u64) -> VersionRecord {
     }
 }
 
-/// Names the imported content: a new version, or the one of this image that has this content already.
-/// Answers its label, and whether it was there.
-fn register(
+/// Names new content: a new version, or the one of this image that has this content already. A new version
+/// ends a roll-back. Answers its label, and whether it was there.
+pub(super) fn register(
     changes: &mut Changes,
-    ask: &ImageImport,
+    wanted_name: &ImageRef,
+    tags: &[String],
     mut record: VersionRecord,
 ) -> Result<(String, bool)> {
-    let name = &ask.name.name;
+    let name = &wanted_name.name;
     let found = changes.view().image(name);
     let mut image = found.map_or_else(|| ImageRecord::new(name), |image| ImageRecord::clone(image));
     let same = image.versions.iter().find(|v| v.id == record.id);
     let there = same.map(|v| v.version);
-    let wanted = number_for(&image, ask)?;
-    let number = there.filter(|n| ask.name.version.is_none() || *n == wanted);
+    let wanted = number_for(&image, wanted_name)?;
+    let number = there.filter(|n| wanted_name.version.is_none() || *n == wanted);
     let already = number.is_some();
     let number = number.unwrap_or(wanted);
     if !already {
@@ -355,8 +356,9 @@ fn register(
         record.version = number;
         image.versions.push(record);
         image.next_version = number.saturating_add(1);
+        image.held = None;
     }
-    for tag in &ask.tags {
+    for tag in tags {
         if tag != LATEST {
             image.tags.insert(tag.clone(), number);
         }
@@ -366,13 +368,13 @@ fn register(
     Ok((label, already))
 }
 
-fn number_for(image: &ImageRecord, ask: &ImageImport) -> Result<u32> {
-    match &ask.name.version {
+fn number_for(image: &ImageRecord, name: &ImageRef) -> Result<u32> {
+    match &name.version {
         None => Ok(image.next_version),
         Some(VersionSelector::Number(number)) => Ok(*number),
         Some(VersionSelector::Tag(tag)) => Err(HeadError::invalid(format!(
-            "`{}`: an import makes a numbered version; import to `{}` and put the tag `{tag}` on it",
-            ask.name, ask.name.name
+            "`{name}`: a new version has a number; name it `{}` and put the tag `{tag}` on it",
+            name.name
         ))),
     }
 }

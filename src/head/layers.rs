@@ -50,6 +50,9 @@ pub struct LayerView {
     /// The image version that the node's setting means now, when that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
+    /// Why the next boot will not take that one, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
     /// The boot that bound it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootId>,
@@ -120,6 +123,7 @@ impl Head {
             mode: node.mode,
             image: bound.map(|b| b.label.clone()),
             wanted,
+            kept: self.outlook(now, node).kept,
             boot: bound.map(|b| b.boot),
             since: bound.map(|b| b.at),
             held: self.layer_use(node.layer),

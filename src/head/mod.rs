@@ -21,6 +21,7 @@ mod boot;
 mod catalog_file;
 pub mod check;
 mod collect;
+mod diff;
 mod drain;
 mod error;
 mod forecast;
@@ -34,7 +35,10 @@ mod node_edit;
 mod nodes;
 mod pending;
 mod profiles;
+mod promote;
+mod rebase;
 mod reservations;
+mod rollback;
 mod sanitize;
 mod secrets;
 mod select;
@@ -59,6 +63,9 @@ use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
 pub use apply::{Applied, Apply, PlanField, PlanLine, PlanVerb};
+pub use diff::{
+    Compared, Difference, FileChange, FileDifference, ImageDiff, LayerDiff, PartDifference,
+};
 pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
 pub use forecast::Growth;
@@ -72,7 +79,9 @@ pub use layers::{LayerReset, LayerUse, LayerView};
 pub use node_edit::{NodeChange, NodeRemove, NodeView, Origin};
 pub use nodes::{NodeAdd, NodeApprove};
 pub use profiles::{ProfileAdd, ProfileChange, ProfileDone, ProfileRemove, ProfileView};
+pub use promote::{LayerExport, LayerExported, LayerPromote, LayerPromoted};
 pub use reservations::DiskIdentity;
+pub use rollback::{ImageNote, ImageNoted, ImageRollback, ImageRolledBack, NextBoot};
 pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
 
 pub use space::{RoomView, SpaceTotals};

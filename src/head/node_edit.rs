@@ -43,6 +43,9 @@ pub struct NodeView {
     /// The version that its last boot got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<String>,
+    /// Why its next boot will not take the version that its image means now, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
     /// What becomes of its layer.
     pub mode: LayerMode,
     /// What it is told.
@@ -155,6 +158,7 @@ impl Head {
         let chosen = self.chosen(&now, nodes)?;
         let view = |node: &std::sync::Arc<NodeRecord>| NodeView {
             space: self.space_trouble(node.layer),
+            kept: self.outlook(&now, node).kept,
             ..node_view(&now, node)
         };
         Ok(chosen.iter().map(view).collect())
@@ -279,6 +283,7 @@ fn node_view(now: &Snapshot, node: &NodeRecord) -> NodeView {
         image: node.image.clone(),
         version,
         bound: bound.map(|b| b.label.clone()),
+        kept: None,
         mode: node.mode,
         boot: node.boot,
         loader: node.loader,

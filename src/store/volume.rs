@@ -377,6 +377,7 @@ impl Volume {
         let (head, tail, fresh) = self.write_plan(range)?;
         let claim = self.layer.claim(&self.core, &fresh)?;
         let file = self.file_for_write()?;
+        self.layer.before_change(&range.blocks());
         let written = if head.is_none() && tail.is_none() {
             file.write_at(range.offset(), data)
         } else {
@@ -501,6 +502,7 @@ impl Volume {
         let Some(blocks) = span(&whole) else {
             return Ok(());
         };
+        self.layer.before_change(&whole);
         let (mut changed, mut freed) = (Vec::new(), Vec::new());
         // A limit counts present blocks: of a limited layer every trimmed block leaves the disk, or a node could
         // hold many times its limit by trimming in short runs.

@@ -113,6 +113,7 @@ impl House for Table {
             boot,
             at: UnixMillis(0),
             began: None,
+            moving: None,
             reservations: None,
         }))
     }

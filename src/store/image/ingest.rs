@@ -16,7 +16,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::import::{Extent, ExtentKind, Source};
-use super::manifest::{self, Builder, ChunkId, Manifest, Place};
+use super::manifest::{self, Builder, ChunkId, Entry, Manifest, Place};
 use super::pack::{self, BadPlaces};
 use super::sealed::Image;
 use super::survey::Survey;
@@ -347,7 +347,10 @@ impl Line<'_, '_> {
         })?;
         for chunk in first..first + count {
             match base.entry(chunk) {
-                Some(entry) => self.builder.push(entry.id, entry.place),
+                Some(entry) => {
+                    let place = self.appender.sound_place(entry)?;
+                    self.builder.push(entry.id, place);
+                }
                 None => self.builder.push_zeros(1),
             }
         }
@@ -444,6 +447,23 @@ impl<'a> Appender<'a> {
             };
         }
         self.write(run, bytes)
+    }
+
+    /// Where the bytes of a chunk that is taken over lie: not where they were seen to be damaged.
+    fn sound_place(&self, entry: Entry) -> Result<Place> {
+        if !self.bad.contains(entry.place) {
+            return Ok(entry.place);
+        }
+        self.index.get(&entry.id).copied().ok_or_else(|| {
+            let (pack, at) = (
+                pack::path(entry.place.pack),
+                pack::offset_of(entry.place.slot),
+            );
+            let why = format!(
+                "the base image is damaged in {pack} at offset {at}; import it again to repair it"
+            );
+            Error::new(ErrorKind::Corrupt, why)
+        })
     }
 
     /// The next free slot; makes a pack when the last one is full.

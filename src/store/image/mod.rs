@@ -17,6 +17,7 @@
 //! [`ImageId`]: super::ImageId
 
 pub mod check;
+mod diff;
 pub mod export;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -25,6 +26,7 @@ mod ingest;
 pub mod inspect;
 mod manifest;
 mod pack;
+mod promote;
 mod sealed;
 mod store;
 mod survey;
@@ -38,9 +40,11 @@ mod test_harm;
 #[cfg(test)]
 mod test_import;
 
+pub use diff::{Difference, FileChange, FileDifference, PartDifference, Side, difference};
 pub use export::{ExportSink, SparseFile};
 pub use import::{Extent, ExtentKind, Source};
 pub use ingest::Progress;
 pub use manifest::{ChunkId, Place};
+pub use promote::{LayerSource, export_view, holds_the_same};
 pub use sealed::{Image, ImageChunk, ImageStats};
 pub use store::{BadChunk, Collected, ImageStore, Imported};

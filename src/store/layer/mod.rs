@@ -38,6 +38,7 @@ mod recovery;
 mod soft;
 mod space;
 pub(in crate::store) mod state;
+mod view;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -50,6 +51,7 @@ use self::journal::Journal;
 use self::recovery::recover;
 pub use self::space::{LayerLimits, RoomStats, SpaceNews};
 use self::space::{Limits, Room};
+pub use self::view::{LayerView, ViewState};
 use super::disk::Disk;
 use super::volume::{Volume, VolumeSpec};
 use super::{Durability, Error, ErrorKind, ImageId, LayerId, Result};

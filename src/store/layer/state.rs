@@ -9,6 +9,7 @@ use super::journal::Outcome;
 use super::map::{BlockMap, BlockState, Span, Undo};
 use super::range_lock::RangeLock;
 use super::space::{Claim, News, Told};
+use super::view::Kept;
 use super::{DATA_DIR, lock, read, write};
 use crate::store::disk::{File, OpenMode};
 use crate::store::volume::Volume;
@@ -77,6 +78,8 @@ pub(in crate::store) struct State {
     pub(super) claimed: u64,
     /// What the owner was told of its space.
     pub(super) told: Told,
+    /// Someone reads this generation as it was at an earlier moment.
+    pub(super) frozen: Option<Arc<Kept>>,
 }
 
 /// An atomic write between its redo record and its retirement.

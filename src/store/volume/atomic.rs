@@ -48,6 +48,7 @@ impl Volume {
             data: whole[..].into(),
         };
         self.layer.log_redo(&self.core, &redo)?;
+        self.layer.before_change(&range.blocks());
         let written = file
             .write_at(start, &whole)
             .map_err(|e| self.full(e).within(format!("layer {}", self.layer.id)))
@@ -111,6 +112,7 @@ impl Volume {
             let _held = self.layer.ranges.lock_all();
             self.layer
                 .begin_change(&self.core, self.session, self.birth)?;
+            self.layer.before_erase();
             let file = self.layer.file(&self.core)?;
             let blocks = span(&(0..size.div_ceil(BLOCK_BYTES)));
             let Some(blocks) = blocks else { return Ok(()) };
