@@ -141,7 +141,7 @@ fn show(plan: &Applied, json: bool) -> anyhow::Result<()> {
 
 /// Asks on the terminal; where there is none, `-y` must have been given.
 fn confirmed(stdin_is_taken: bool) -> anyhow::Result<bool> {
-    let mut input = std::io::stdin();
+    let input = std::io::stdin();
     if stdin_is_taken || !input.is_terminal() {
         bail!(super::door::Refusal::new(
             Exit::Usage,
@@ -151,13 +151,7 @@ fn confirmed(stdin_is_taken: bool) -> anyhow::Result<bool> {
     let mut out = std::io::stderr();
     out.write_all(b"apply this? [y/N] ")?;
     out.flush()?;
-    let mut answer = Vec::new();
-    for byte in input.by_ref().bytes() {
-        match byte? {
-            b'\n' => break,
-            byte if answer.len() < 16 => answer.push(byte),
-            _ => {}
-        }
-    }
-    Ok(matches!(answer.as_slice(), b"y" | b"Y" | b"yes"))
+    let mut answer = String::new();
+    input.read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
