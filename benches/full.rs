@@ -52,8 +52,14 @@ async fn neighbour(head: &TestHead) -> (Vec<u64>, Vec<u64>) {
 }
 
 /// Writes new blocks until it is told to stop; how many were taken and refused.
-async fn writer(head: &TestHead, stop: &AtomicBool, taken: &AtomicU64, refused: &AtomicU64) {
-    let mut session = wire::log_in(head, "a").await;
+async fn writer(
+    head: &TestHead,
+    node: &str,
+    stop: &AtomicBool,
+    taken: &AtomicU64,
+    refused: &AtomicU64,
+) {
+    let mut session = wire::log_in(head, node).await;
     for block in 0.. {
         if stop.load(Ordering::Relaxed) {
             return;
@@ -64,11 +70,14 @@ async fn writer(head: &TestHead, stop: &AtomicBool, taken: &AtomicU64, refused: 
     }
 }
 
-fn run(what: &str, head: &TestHead, beside: bool) {
+fn run(what: &str, head: &TestHead, beside: Option<&str>) {
     let (stop, taken, refused) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let (mut writes, mut flushes) = std::thread::scope(|scope| {
-        if beside {
-            scope.spawn(|| wire::runtime().block_on(writer(head, &stop, &taken, &refused)));
+        if let Some(node) = beside {
+            let (stop, taken, refused) = (&stop, &taken, &refused);
+            scope.spawn(move || {
+                wire::runtime().block_on(writer(head, node, stop, taken, refused));
+            });
         }
         let found = wire::runtime().block_on(neighbour(head));
         stop.store(true, Ordering::Relaxed);
@@ -100,25 +109,23 @@ fn main() {
     head.good(&[
         "node",
         "add",
-        "a,b",
+        "a,b,c,d",
         "--image",
         "golden",
         "--mode",
         "persistent",
     ]);
     head.serve();
-    run("alone", &head, false);
-    run("beside one that writes new blocks", &head, true);
-    head.good(&["node", "set", "a", "--layer-limit", "1M"]);
-    run("beside one at its limit", &head, true);
-    head.good(&["node", "set", "a", "--layer-limit", "default"]);
+    run("alone", &head, None);
+    run("beside one that writes new blocks", &head, Some("a"));
+    head.good(&["node", "set", "c", "--layer-limit", "1M"]);
+    run("beside one at its limit", &head, Some("c"));
     head.stop();
     let config = std::fs::read_to_string(head.path("reveille.toml")).unwrap();
     let config = format!("{config}\n[limits]\nreserve = \"1000T\"\n");
     std::fs::write(head.path("reveille.toml"), config).unwrap();
-    head.good(&["layer", "reset", "a"]);
     head.serve();
-    run("beside one on a disk down to its reserve", &head, true);
-    run("alone, after all", &head, false);
+    run("beside one on a disk down to its reserve", &head, Some("d"));
+    run("alone, after all", &head, None);
     println!("load {}", wire::load());
 }
