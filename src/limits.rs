@@ -240,6 +240,10 @@ pub const MANIFEST_BYTES_MAX: u64 =
     64 + DISK_BYTES_MAX / CHUNK_BYTES / 8 + DISK_BYTES_MAX / CHUNK_BYTES * 40;
 /// Neighbouring chunks that are read from a pack by one call.
 pub const IMAGE_RUN_CHUNKS: usize = 16;
+/// Places of packs that are remembered as bad; a medium with more is to be replaced, not mended.
+pub const BAD_PLACES_MAX: usize = 65_536;
+/// Findings about bad places that wait to be told.
+pub const BAD_NEWS_MAX: usize = 1024;
 /// Chunks that an import reads and hashes as one batch.
 pub const IMPORT_BATCH_CHUNKS: usize = 16;
 /// Batches between the reading and the writing end of an import; bounds its memory.

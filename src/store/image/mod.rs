@@ -16,6 +16,7 @@
 //!
 //! [`ImageId`]: super::ImageId
 
+mod bad;
 pub mod export;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -33,10 +34,13 @@ mod memory;
 #[cfg(test)]
 mod test;
 #[cfg(test)]
+mod test_flips;
+#[cfg(test)]
 mod test_harm;
 #[cfg(test)]
 mod test_import;
 
+pub use bad::{BadNews, BadPlace, Fault};
 pub use export::{ExportSink, SparseFile};
 pub use import::{Extent, ExtentKind, Source};
 pub use ingest::Progress;

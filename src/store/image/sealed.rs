@@ -262,7 +262,10 @@ impl Image {
             let took = self.pack(entry).load(&run[done..], |nth, loaded| {
                 copy_chunk(loaded.bytes(), done + nth, skip, out);
             });
-            done += took.map_err(|e| self.locate(chunk + done as u64, e))?;
+            // No sector of a bad chunk can be believed: the first wanted one of it is the first bad one.
+            let bad = chunk + done as u64;
+            let first = (bad * CHUNK_BYTES).max(chunk * CHUNK_BYTES + skip);
+            done += took.map_err(|e| self.locate(bad, e).at_disk_offset(first))?;
         }
         Ok(())
     }
