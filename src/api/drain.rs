@@ -125,6 +125,7 @@ async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, ApiError> 
             "# HELP reveille_{name} {help}\n# TYPE reveille_{name} gauge\nreveille_{name} {value}\n"
         );
     }
+    text += &app.blocking(|app| Ok(app.head.upkeep_metrics())).await?;
     text += &live.iscsi.metrics();
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }

@@ -17,6 +17,7 @@ mod layers;
 mod lines;
 mod nodes;
 mod status;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -145,6 +146,7 @@ pub fn router(app: App) -> Router {
         .merge(status::routes())
         .merge(events::routes())
         .merge(drain::routes())
+        .merge(upkeep::routes())
         .fallback(|| async { ApiError::not_found("no such address in this API") })
         .with_state(app)
 }

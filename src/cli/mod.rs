@@ -10,10 +10,12 @@ mod door;
 mod drain;
 mod events;
 mod image;
+mod image_profile;
 mod layer;
 mod node;
 mod output;
 mod progress;
+mod scrub;
 mod serve;
 mod status;
 

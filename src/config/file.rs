@@ -43,6 +43,7 @@ pub(super) struct Limits {
     pub(super) data_memory: Option<String>,
     pub(super) logins_in_progress: Option<usize>,
     pub(super) logins_per_address: Option<usize>,
+    pub(super) pin: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -81,4 +82,6 @@ pub(super) struct Wave {
 pub(super) struct Store {
     pub(super) journal_kib: Option<u64>,
     pub(super) soft_kib: Option<u64>,
+    pub(super) scrub: Option<String>,
+    pub(super) scrub_rate: Option<String>,
 }

@@ -8,8 +8,9 @@ use super::boot::{self, NO_BOOT};
 use super::error::{HeadError, Result};
 use super::{Head, NodesDone};
 use crate::catalog::{LayerMode, NodeRecord, Snapshot};
-use crate::names::{BootId, ImageId, LayerId, NodeName, NodeSet};
+use crate::names::{BootId, LayerId, NodeName, NodeSet};
 use crate::store::VolumeSpec;
+use crate::store::volume::Base;
 use crate::store::{Durability, Volume};
 use crate::units::{BLOCK_BYTES, UnixMillis};
 
@@ -178,10 +179,9 @@ impl Head {
     pub(super) fn volume(
         &self,
         layer: LayerId,
-        image: ImageId,
+        image: Arc<dyn Base>,
         durability: Durability,
     ) -> Result<Arc<Volume>> {
-        let image = self.store.images.open_image(image)?;
         Ok(self.store.layers.volume(VolumeSpec {
             layer,
             image,

@@ -16,6 +16,8 @@
 //!
 //! What this room never does: speak to the network, decide when a boot begins (`boot`), or keep sessions.
 
+mod bad;
+mod bell;
 mod boot;
 mod collect;
 mod drain;
@@ -31,9 +33,12 @@ mod nodes;
 mod pending;
 mod reservations;
 mod sanitize;
+mod scrub;
 mod secrets;
 mod select;
 mod state_dir;
+mod upkeep;
+mod warm;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +55,7 @@ use crate::store::layer::{Options as LayerOptions, Recovery};
 use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
+pub use bad::Damage;
 pub use drain::{DrainAsk, Drains, Order, UndrainAsk};
 pub use error::{HeadError, HeadErrorKind};
 pub use gate::{Admission, Gate};
@@ -62,7 +68,11 @@ pub use layers::{LayerReset, LayerUse, LayerView};
 pub use node_edit::{NodeChange, NodeRemove, NodeView};
 pub use nodes::{NodeAdd, NodeApprove};
 pub use reservations::DiskIdentity;
+pub use scrub::{ScrubAsk, ScrubOptions, ScrubOrder, ScrubView};
 pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
+
+pub use upkeep::{Upkeep, UpkeepOptions};
+pub use warm::{ProfileAsk, ProfileView};
 
 use error::Result;
 use state_dir::StateDir;
@@ -115,6 +125,9 @@ pub struct Head {
     runs: boot::Runs,
     waiting: pending::Waiting,
     collection: collect::Collection,
+    bad: bad::Known,
+    scrub: scrub::Scrub,
+    warm: warm::Warm,
     drains: arc_swap::ArcSwap<Drains>,
     drain_turn: std::sync::Mutex<()>,
     /// Ephemeral layers of boots up to this one are lost.
@@ -176,6 +189,9 @@ impl Head {
             runs: boot::Runs::default(),
             waiting: pending::Waiting::from(&catalog.snapshot()),
             collection: collect::Collection::default(),
+            bad: bad::Known::default(),
+            scrub: scrub::Scrub::default(),
+            warm: warm::Warm::default(),
             drains: arc_swap::ArcSwap::from_pointee(drain::load(&catalog)),
             drain_turn: std::sync::Mutex::default(),
             catalog,
@@ -186,6 +202,9 @@ impl Head {
             _state: state,
         };
         head.drop_stray_layers()?;
+        head.load_scrub();
+        let bell = head.warm.bell.clone();
+        head.store.images.on_bad_news(move || bell.ring());
         Ok(head)
     }
 
@@ -322,3 +341,5 @@ fn begin(catalog: &Catalog, host_boot: &str) -> Result<Begun> {
 
 #[cfg(test)]
 mod test;
+#[cfg(test)]
+mod test_upkeep;

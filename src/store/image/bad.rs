@@ -164,14 +164,15 @@ impl BadPlaces {
         }
     }
 
-    /// No manifest names the place any more, or a new chunk is written there.
+    /// No manifest names the place any more, or a new chunk is written there: nothing to tell.
     pub(super) fn forget(&self, place: Place) {
         if self.0.count.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut state = self.state();
-        if let Some(bad) = state.places.remove(&place) {
-            self.changed(state, BadNews::Healed(bad));
+        if state.places.remove(&place).is_some() {
+            state.generation += 1;
+            self.0.count.store(state.places.len(), Ordering::SeqCst);
         }
     }
 

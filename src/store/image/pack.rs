@@ -257,6 +257,12 @@ impl Pack {
                 }
             }
         };
+        // Who led before may have ended between the caller's look and now: then it is in memory.
+        if let Some(loaded) = self.loaded_before(first) {
+            take(0, &loaded);
+            lead.finish((first.id, Ok(loaded)));
+            return Ok(1);
+        }
         let mut leads = vec![lead];
         // No waiting from here on: leads are held.
         leads.extend(
@@ -283,6 +289,19 @@ impl Pack {
             Some(failure) if taken == 0 => Err(failure.into()),
             _ => Ok(taken),
         }
+    }
+
+    /// The bytes of a chunk that is verified and in memory, in a buffer of their own.
+    fn loaded_before(&self, wanted: Wanted) -> Option<Loaded> {
+        if self.state(wanted.slot).load(Ordering::SeqCst) & !EPOCH_BITS != wanted.tag() {
+            return None;
+        }
+        let mut buffer = Buffer::take(CHUNK_LEN);
+        let there = self.try_read(std::iter::once(wanted), 0, &mut buffer);
+        there.unwrap_or(false).then(|| Loaded {
+            buffer: Arc::new(buffer),
+            start: 0,
+        })
     }
 
     /// Writes good bytes over a bad slot, and asks the medium whether it holds them. Nobody loads the slot
@@ -326,6 +345,19 @@ impl Pack {
         };
         if let Some(outcome) = outcome {
             lead.finish((wanted.id, outcome));
+        }
+        result
+    }
+
+    /// As [`Self::scrub`], and leaves in memory only what was there: the chunk of a running boot stays, one that
+    /// nobody reads does not take its place.
+    pub(super) fn patrol(&self, wanted: Wanted) -> Result<()> {
+        let mut scratch = Buffer::take(CHUNK_LEN);
+        let hot = self.try_read(std::iter::once(wanted), 0, &mut scratch);
+        let result = self.scrub(wanted);
+        if !hot.unwrap_or(false) {
+            self.file
+                .advise_unneeded(offset_of(wanted.slot), CHUNK_BYTES);
         }
         result
     }

@@ -270,6 +270,17 @@ impl Image {
         Ok(())
     }
 
+    /// Loads chunks in neighbouring slots, the first of them `chunk`, and gives them to nobody. Returns how many
+    /// are done.
+    pub(super) fn load_run(&self, chunk: u64, run: &[Wanted]) -> Result<usize> {
+        let Some(entry) = self.manifest.find(chunk) else {
+            return Ok(1);
+        };
+        let took = self.pack(entry).load(run, |_, _| {});
+        took.map(|took| took.max(1))
+            .map_err(|e| self.locate(chunk, e))
+    }
+
     /// Reads chunk `index` from the medium, whatever is in memory, and compares it with its id.
     pub(super) fn scrub(&self, index: u64) -> Result<()> {
         let Some(entry) = self.manifest.find(index) else {

@@ -90,7 +90,7 @@ impl ImageStore {
     /// With smaller packs, for tests.
     pub(super) fn with_pack_slots(disk: Arc<dyn Disk>, slots: u32) -> Result<Self> {
         // Each time, since a crash may have kept some of these names and lost others.
-        for path in [pack::PACKS, survey::MANIFESTS, TMP] {
+        for path in [pack::PACKS, survey::MANIFESTS, super::warm::PROFILES, TMP] {
             disk.create_dir(path)?;
         }
         for path in ["images", ""] {
@@ -371,6 +371,18 @@ impl ImageStore {
     ) -> Result<()> {
         let image = self.open_image(id)?;
         export::export(&image, out, Watch { progress, cancel })
+    }
+
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    pub(super) fn open_pack(&self, number: u32) -> Result<Arc<pack::Pack>> {
+        self.packs.open(number)
+    }
+
+    pub(super) fn bad_forget(&self, place: super::Place) {
+        self.packs.bad.forget(place);
     }
 
     fn survey(&self) -> Result<Survey> {
