@@ -44,8 +44,8 @@ fn main() {
     println!(
         "{READERS} readers, a boot of {} chunks ({} MiB) out of {} MiB",
         boot.len(),
-        boot.len() as u64 * CHUNK >> 20,
-        CHUNKS * CHUNK >> 20
+        (boot.len() as u64 * CHUNK) >> 20,
+        (CHUNKS * CHUNK) >> 20
     );
     println!("| run | medium MiB | wall ms | read median us | p99 us |");
     println!("| --- | --- | --- | --- | --- |");
@@ -91,7 +91,7 @@ fn random() -> impl FnMut(u64) -> u64 {
 fn make_image(store: &ImageStore, path: &Path) -> ImageId {
     let mut next = random();
     let mut file = std::fs::File::create(path).unwrap();
-    let mut chunk = vec![0; CHUNK as usize];
+    let mut chunk = vec![0; 65_536];
     for _ in 0..CHUNKS {
         for word in chunk.as_chunks_mut::<8>().0 {
             *word = next(u64::MAX).to_le_bytes();

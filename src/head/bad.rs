@@ -170,10 +170,8 @@ impl Head {
         for &image in &images {
             match self.store.images.bad_chunks(image) {
                 Ok(bad) => {
-                    spots.extend(
-                        bad.into_iter()
-                            .map(|(chunk, bad)| Spot { image, chunk, bad }),
-                    )
+                    let spot = |(chunk, bad)| Spot { image, chunk, bad };
+                    spots.extend(bad.into_iter().map(spot));
                 }
                 Err(error) => tracing::error!(%image, %error, "an image cannot be looked at"),
             }

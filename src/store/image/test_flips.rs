@@ -258,7 +258,7 @@ fn a_repair_that_is_killed_leaves_the_chunk_bad_or_good_and_nothing_else_harmed(
         drop(victim);
         disk.revive();
         let mut throws = blake3::Hasher::new()
-            .update(&[changes as u8])
+            .update(&u64::to_le_bytes(changes))
             .finalize_xof();
         disk.cut_power(&mut || {
             let mut byte = [0];
