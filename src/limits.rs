@@ -240,6 +240,46 @@ pub const MANIFEST_BYTES_MAX: u64 =
     64 + DISK_BYTES_MAX / CHUNK_BYTES / 8 + DISK_BYTES_MAX / CHUNK_BYTES * 40;
 /// Neighbouring chunks that are read from a pack by one call.
 pub const IMAGE_RUN_CHUNKS: usize = 16;
+/// Places of packs that are remembered as bad; a medium with more is to be replaced, not mended.
+pub const BAD_PLACES_MAX: usize = 65_536;
+/// Findings about bad places that wait to be told.
+pub const BAD_NEWS_MAX: usize = 1024;
+/// Chunks of a boot profile (4 GiB of disk); those that fewest boots read are left out.
+pub const PROFILE_CHUNKS_MAX: usize = 65_536;
+/// Largest disk whose boots are recorded, in chunks (4 TiB): one bit each is held per recording.
+pub const PROFILE_DISK_CHUNKS_MAX: usize = 1 << 26;
+/// Boots of a version that are recorded by themselves.
+pub const PROFILE_BOOTS: u32 = 8;
+/// Boots of one version that are recorded at one time.
+pub const PROFILE_AT_ONCE: usize = 4;
+/// Boots at which older ones begin to count half.
+pub const PROFILE_BOOTS_WEIGHED: u32 = 16;
+/// A boot that is not ready after this long is no example.
+pub const PROFILE_RECORD_MAX: Duration = Duration::from_secs(1200);
+/// Reads that bring chunks in ahead of demand, at one time; the I/O threads are many more.
+pub const PREFETCH_READS: usize = 2;
+/// A version whose chunks were brought in is not looked at again for this long, however many nodes begin to boot.
+pub const PREFETCH_AGAIN: Duration = Duration::from_secs(20);
+/// Versions waiting to be brought in.
+pub const PREFETCH_QUEUE: usize = 256;
+/// How often the chunks that are to stay in memory are looked at.
+pub const PIN_EVERY: Duration = Duration::from_secs(30);
+/// Memory that is kept warm for boot profiles.
+pub const PIN_BYTES: u64 = 1 << 30;
+/// A scrub of all images begins this long after the last one ended.
+pub const SCRUB_EVERY: Duration = Duration::from_secs(30 * 86_400);
+/// Bytes that the scrub reads in a second.
+pub const SCRUB_RATE: u64 = 16 << 20;
+/// Packs whose chunks the scrub lists at one time: 1,048,576 chunks at most.
+pub const SCRUB_PACKS: u32 = 64;
+/// Bytes between two notes of how far the scrub is.
+pub const SCRUB_NOTE_BYTES: u64 = 1 << 30;
+/// A node that began to boot and is not ready holds up the scrub for this long at most.
+pub const SCRUB_YIELDS: Duration = Duration::from_secs(600);
+/// Nodes that are booting, as the scrub counts them.
+pub const SCRUB_BOOTING_MAX: usize = NODES_MAX;
+/// Chunks of one finding that are named one by one.
+pub const BAD_NAMED_MAX: usize = 16;
 /// Chunks that an import reads and hashes as one batch.
 pub const IMPORT_BATCH_CHUNKS: usize = 16;
 /// Batches between the reading and the writing end of an import; bounds its memory.

@@ -128,6 +128,7 @@ async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, ApiError> 
     let head = std::sync::Arc::clone(&app.head);
     let space = app.blocking(move |_| Ok(head.space_metrics())).await?;
     text += &space;
+    text += &app.blocking(|app| Ok(app.head.upkeep_metrics())).await?;
     text += &live.iscsi.metrics();
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }

@@ -20,6 +20,7 @@ mod nodes;
 mod profiles;
 mod promote;
 mod status;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -153,6 +154,7 @@ pub fn router(app: App) -> Router {
         .merge(status::routes())
         .merge(events::routes())
         .merge(drain::routes())
+        .merge(upkeep::routes())
         .fallback(|| async { ApiError::not_found("no such address in this API") })
         .with_state(app)
 }

@@ -32,6 +32,9 @@ pub struct NodeStatus {
     /// It is drained from this head: where its logins go, or `nowhere`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained_to: Option<String>,
+    /// Its disk stands on an image version with a bad chunk: which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 async fn status(
@@ -41,7 +44,11 @@ async fn status(
     let Query(ask) = ask?;
     let live = app.live()?;
     let nodes = select(&app, ask.nodes.as_deref().unwrap_or("@all"))?;
-    let all = nodes.into_iter().map(|node| one(&app, live, node));
+    let mut damaged = app.blocking(|app| app.head.damaged_nodes()).await?;
+    let all = nodes.into_iter().map(|node| NodeStatus {
+        damage: damaged.remove(&node),
+        ..one(&app, live, node)
+    });
     Ok(Json(all.collect()))
 }
 
@@ -58,6 +65,7 @@ fn one(app: &App, live: &Live, node: NodeName) -> NodeStatus {
             let nowhere = || "nowhere".to_owned();
             order.to.map_or_else(nowhere, |to| to.to_string())
         }),
+        damage: None,
         node,
     }
 }

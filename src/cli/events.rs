@@ -128,6 +128,27 @@ fn describe_rare(kind: &EventKind) -> String {
             let to = to.map_or(String::new(), |to| format!(", logins go to {to}"));
             format!("drain {state}{to}")
         }
+        EventKind::ChunkBad {
+            chunks,
+            pack,
+            pack_offset,
+            why,
+            nodes,
+            next,
+            ..
+        } => {
+            let named = chunks.iter().map(|c| {
+                format!(
+                    "chunk {} of {} (bytes {} to {})",
+                    c.chunk, c.image, c.from, c.to
+                )
+            });
+            let named = named.collect::<Vec<_>>().join(", ");
+            format!("BAD {named} in {pack} at {pack_offset}: {why}; disks of nodes {nodes}; {next}")
+        }
+        EventKind::ChunkHealed { pack, pack_offset } => {
+            format!("the chunk in {pack} at {pack_offset} is good again")
+        }
         EventKind::Campaign { id, state, detail } => format!("campaign {id} {state}: {detail}"),
         _ => String::new(),
     }

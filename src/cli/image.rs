@@ -15,8 +15,8 @@ use super::{Exit, image_diff, progress, promote};
 use crate::api::Line;
 use crate::catalog::ImageRef;
 use crate::head::{
-    ImageExport, ImageExported, ImageImport, ImageImported, ImageRemove, ImageRemoved, ImageTag,
-    ImageTagged, ImageUntag, ImageVerified, ImageVerify, ImageView, VersionView,
+    Damage, ImageExport, ImageExported, ImageImport, ImageImported, ImageRemove, ImageRemoved,
+    ImageTag, ImageTagged, ImageUntag, ImageVerified, ImageVerify, ImageView, VersionView,
 };
 use crate::units::{HumanBytes, UnixMillis};
 
@@ -43,6 +43,10 @@ pub(super) enum Verb {
         /// The image version [default of a bare name: the one it means]
         image: ImageRef,
     },
+    /// Reads all images again in the background, slowly: shows how far it is, begins, pauses
+    Scrub(super::scrub::Args),
+    /// Shows what boots of a version read, and how much of it is in memory
+    Profile(super::image_profile::Args),
     /// Puts a tag on a version, moves it there, or removes it
     Tag {
         /// The version; with --delete the image
@@ -124,6 +128,8 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Rollback(args) => promote::rollback(door, args).await,
         Verb::Diff(args) => image_diff::images(door, args).await,
         Verb::Note(args) => promote::note(door, args).await,
+        Verb::Scrub(args) => super::scrub::run(door, args).await,
+        Verb::Profile(args) => super::image_profile::run(door, args).await,
         Verb::Rm { image, dry_run } => remove(door, image, dry_run).await,
         Verb::Export {
             image,
@@ -275,7 +281,21 @@ fn describe(name: &str, version: &VersionView) -> String {
         ("created", clock(record.created)),
         ("nodes", version.nodes.to_string()),
         ("disk", version.disk.as_ref().map(disk).unwrap_or_default()),
+        ("damage", damage(&version.bad)),
     ])
+}
+
+/// Each bad chunk on a line, and what to do.
+fn damage(bad: &[Damage]) -> String {
+    let line = |d: &Damage| {
+        format!(
+            "chunk {} (bytes {} to {}) in {} at {}: {}; disks of nodes: {}",
+            d.chunk, d.from, d.to, d.pack, d.pack_offset, d.why, d.nodes
+        )
+    };
+    let mut lines: Vec<String> = bad.iter().map(line).collect();
+    lines.extend(bad.first().map(|d| d.next.clone()));
+    lines.join("\n  ")
 }
 
 /// Partition table and boot code in a few lines, from the inspection's JSON.

@@ -13,12 +13,14 @@ mod drain;
 mod events;
 mod image;
 mod image_diff;
+mod image_profile;
 mod layer;
 mod node;
 mod output;
 mod profile;
 mod progress;
 mod promote;
+mod scrub;
 mod serve;
 mod status;
 

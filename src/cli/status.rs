@@ -54,6 +54,7 @@ fn row(n: &NodeStatus, now: UnixMillis) -> Vec<String> {
         }
         (Some(place), _) => format!("waits at place {place}"),
         (None, Some(reason)) if line.stage == Stage::Failed => reason.clone(),
+        (None, _) if n.damage.is_some() => n.damage.clone().unwrap_or_default(),
         _ => String::new(),
     };
     vec![

@@ -1,5 +1,7 @@
 //! The section `[limits]`: what may be set, and what it may be set to.
 
+use std::time::Duration;
+
 use super::file::Limits;
 use super::settings::LimitSettings;
 use crate::limits;
@@ -34,7 +36,12 @@ pub(super) fn limits(file: &Limits) -> Result<LimitSettings, String> {
                 .into(),
         );
     }
+    let pin = match file.pin.as_deref() {
+        Some("off") => 0,
+        text => amount("limits.pin", text, limits::PIN_BYTES, 1 << 20)?,
+    };
     Ok(LimitSettings {
+        pin,
         layer,
         layer_warn,
         reserve: size("reserve", file.reserve.as_deref())?,
@@ -83,6 +90,52 @@ fn size(key: &str, given: Option<&str>) -> Result<Option<u64>, String> {
         })
     };
     given.map(read).transpose()
+}
+
+/// `30d`, `12h`, or `off`.
+pub(super) fn period(
+    key: &str,
+    text: Option<&str>,
+    default: Duration,
+) -> Result<Option<Duration>, String> {
+    let Some(text) = text else {
+        return Ok(Some(default));
+    };
+    if text == "off" {
+        return Ok(None);
+    }
+    let number = |digits: &str, unit: u64| digits.trim().parse::<u64>().ok()?.checked_mul(unit);
+    let seconds = match (text.strip_suffix('d'), text.strip_suffix('h')) {
+        (Some(digits), _) => number(digits, 86_400),
+        (_, Some(digits)) => number(digits, 3_600),
+        _ => None,
+    };
+    let year = 366 * 86_400;
+    seconds
+        .filter(|seconds| (3_600..=year).contains(seconds))
+        .map(|seconds| Some(Duration::from_secs(seconds)))
+        .ok_or_else(|| {
+            format!("{key} `{text}`: must be like \"30d\" or \"12h\", at most a year, or \"off\"")
+        })
+}
+
+/// `16M`, `1G`.
+pub(super) fn amount(
+    key: &str,
+    text: Option<&str>,
+    default: u64,
+    least: u64,
+) -> Result<u64, String> {
+    let Some(text) = text else { return Ok(default) };
+    let bytes = parse_bytes(text);
+    bytes
+        .filter(|bytes| (least..=1 << 40).contains(bytes))
+        .ok_or_else(|| {
+            format!(
+                "{key} `{text}`: must be like \"16M\" or \"1G\", at least {}M",
+                least >> 20
+            )
+        })
 }
 
 /// `512M`, `2G`.

@@ -46,6 +46,7 @@ pub(super) struct Limits {
     pub(super) layer: Option<String>,
     pub(super) layer_warn: Option<String>,
     pub(super) reserve: Option<String>,
+    pub(super) pin: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,4 +85,6 @@ pub(super) struct Wave {
 pub(super) struct Store {
     pub(super) journal_kib: Option<u64>,
     pub(super) soft_kib: Option<u64>,
+    pub(super) scrub: Option<String>,
+    pub(super) scrub_rate: Option<String>,
 }

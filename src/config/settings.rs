@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +126,8 @@ pub struct LimitSettings {
     pub layer_warn: Option<u64>,
     /// Bytes of the file system that nodes' new blocks never take; none: by its size.
     pub reserve: Option<u64>,
+    /// Memory kept warm for boot profiles, bytes.
+    pub pin: u64,
 }
 
 /// Settings of the boot services.
@@ -174,6 +177,10 @@ pub struct StoreSettings {
     pub journal_bytes: u64,
     /// Growth of the soft log at which it is rewritten, bytes.
     pub soft_bytes: u64,
+    /// From the end of one scrub to the next; none: only when asked.
+    pub scrub_every: Option<Duration>,
+    /// Bytes that the scrub reads in a second.
+    pub scrub_rate: u64,
 }
 
 impl Default for Settings {
@@ -389,6 +396,17 @@ fn store(file: &Store) -> Result<StoreSettings, String> {
     Ok(StoreSettings {
         journal_bytes: bytes("journal_kib", file.journal_kib, limits::LAYER_JOURNAL_BYTES)?,
         soft_bytes: bytes("soft_kib", file.soft_kib, limits::LAYER_SOFT_BYTES)?,
+        scrub_every: super::bounds::period(
+            "store.scrub",
+            file.scrub.as_deref(),
+            limits::SCRUB_EVERY,
+        )?,
+        scrub_rate: super::bounds::amount(
+            "store.scrub_rate",
+            file.scrub_rate.as_deref(),
+            limits::SCRUB_RATE,
+            1 << 20,
+        )?,
     })
 }
 
@@ -437,6 +455,11 @@ mod test {
             ("[limits]\nsessions=3", "unknown key `sessions`"),
             ("[limits]\nsessions_per_node=1", "limits.sessions_per_node"),
             ("[limits]\ndata_memory=\"64M\"", "limits.data_memory"),
+            ("[limits]\npin=\"2T\"", "limits.pin"),
+            ("[limits]\npin=\"0M\"", "limits.pin"),
+            ("[store]\nscrub=\"monthly\"", "store.scrub"),
+            ("[store]\nscrub=\"0d\"", "store.scrub"),
+            ("[store]\nscrub_rate=\"16\"", "store.scrub_rate"),
             ("[limits]\ndata_memory=\"lots\"", "limits.data_memory"),
             ("[limits]\nconnections=100000", "limits.connections"),
             ("[limits]\nlayer=\"4\\u00a0G\"", "limits.layer"),

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::{App, Board, Live, router};
 use crate::boot::{BootServices, Running};
 use crate::config::Settings;
-use crate::head::Head;
+use crate::head::{Head, Upkeep};
 use crate::iscsi::Server;
 use crate::limits;
 use crate::units::UnixMillis;
@@ -75,6 +75,7 @@ async fn serve(
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let listener = socket::listen(&settings.socket)?;
+    let upkeep = Upkeep::start(&head, options::upkeep(settings)).context("the upkeep's threads")?;
     let board = Board::follow(Arc::clone(head.bus()));
     let waves = Waves::start(Arc::clone(&head))?;
     let pool = Arc::clone(head.pool());
@@ -111,6 +112,7 @@ async fn serve(
         boot.shutdown().await;
     }
     tokio::task::spawn_blocking(move || iscsi.shutdown()).await?;
+    tokio::task::spawn_blocking(move || drop(upkeep)).await?;
     api.abort();
     watch.abort();
     // The file stays when it cannot be removed; the next start replaces it.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::api::Fallbacks;
 use crate::boot;
 use crate::config::{AuthMode, ChapAlgorithm, DhcpMode, DigestMode, Settings};
-use crate::head::HeadOptions;
+use crate::head::{HeadOptions, ScrubOptions, UpkeepOptions};
 use crate::iscsi;
 use crate::wave::WaveSize;
 
@@ -17,6 +17,16 @@ pub(super) fn head(settings: &Settings) -> HeadOptions {
         layer_warn: settings.limits.layer_warn,
         reserve: settings.limits.reserve,
         ..HeadOptions::default()
+    }
+}
+
+pub(super) fn upkeep(settings: &Settings) -> UpkeepOptions {
+    UpkeepOptions {
+        scrub: ScrubOptions {
+            every: settings.store.scrub_every,
+            rate: settings.store.scrub_rate,
+        },
+        pin: settings.limits.pin,
     }
 }
 

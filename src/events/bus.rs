@@ -115,6 +115,14 @@ impl Bus {
         self.lock().nodes.remove(node);
     }
 
+    /// The kept events with a number above `after`, oldest first.
+    #[must_use]
+    pub fn since(&self, after: u64) -> Vec<Arc<Event>> {
+        let inner = self.lock();
+        let from = inner.kept.partition_point(|e| e.seq <= after);
+        inner.kept.range(from..).cloned().collect()
+    }
+
     /// Hears all later events.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {

@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{BootId, Iqn, Mac, NodeName};
+use crate::names::{BootId, Iqn, Mac, NodeName, NodeSet};
 use crate::units::UnixMillis;
 
 pub use bus::{Bus, Subscription};
@@ -243,6 +243,31 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<SocketAddr>,
     },
+    /// A chunk of images was found bad; each place is told once.
+    ChunkBad {
+        /// The image versions that have it, and where on their disks.
+        chunks: Vec<HurtChunk>,
+        /// Further ones that are not named.
+        #[serde(default)]
+        more: usize,
+        /// The pack it lies in, below the store's directory.
+        pack: String,
+        /// Offset in the pack, bytes.
+        pack_offset: u64,
+        /// What is wrong.
+        why: String,
+        /// The nodes whose disks stand on one of the versions.
+        nodes: NodeSet,
+        /// What to do.
+        next: String,
+    },
+    /// A place that was bad holds its chunk again.
+    ChunkHealed {
+        /// The pack.
+        pack: String,
+        /// Offset in the pack, bytes.
+        pack_offset: u64,
+    },
     /// A campaign began, changed or ended.
     Campaign {
         /// Its number.
@@ -252,6 +277,19 @@ pub enum EventKind {
         /// A sentence with the figures.
         detail: String,
     },
+}
+
+/// A bad chunk as one image version has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HurtChunk {
+    /// `debian12:3`.
+    pub image: String,
+    /// Number of the chunk on the disk.
+    pub chunk: u64,
+    /// First byte of it on the disk.
+    pub from: u64,
+    /// Last byte.
+    pub to: u64,
 }
 
 impl EventKind {

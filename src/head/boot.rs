@@ -108,7 +108,7 @@ impl Head {
         self.bus.resume_boot(node, binding.boot);
         self.limit(&record);
         let volume = self
-            .open_volume(&binding)
+            .open_volume(node, &binding, firmware)
             .map_err(|e| e.within(format!("node `{node}`: the disk cannot be opened")))?;
         if !firmware {
             run.os_seen = Some(binding.boot);
@@ -218,6 +218,7 @@ impl Head {
             Ok(changes.put_binding(plan.binding)?)
         })?;
         run.half_done = false;
+        self.boot_prepared(&bound);
         if matches!(plan.layer, Fate::Fresh) {
             let image = bound.label.clone();
             let reset = EventKind::LayerReset { image };
@@ -316,12 +317,18 @@ impl Head {
         Some(old)
     }
 
-    fn open_volume(&self, binding: &Binding) -> Result<Arc<crate::store::Volume>> {
+    fn open_volume(
+        &self,
+        node: &NodeName,
+        binding: &Binding,
+        firmware: bool,
+    ) -> Result<Arc<crate::store::Volume>> {
         let durability = match binding.mode {
             LayerMode::Persistent => Durability::Durable,
             LayerMode::Ephemeral => Durability::Volatile,
         };
-        self.volume(binding.layer, binding.image, durability)
+        let base = self.base_for(node, binding, firmware)?;
+        self.volume(binding.layer, base, durability)
     }
 
     /// Writes down, block by block, how far boot ids may have been given out.

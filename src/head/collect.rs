@@ -67,6 +67,7 @@ impl Head {
         let named = now.images().flat_map(|i| &i.versions).map(|v| v.id);
         let bound = now.bindings().filter(|b| b.boot != NO_BOOT);
         let kept: HashSet<ImageId> = named.chain(bound.flat_map(|b| b.images())).collect();
+        self.warm.let_go(&|id| kept.contains(&id));
         let collected = self.store.images.collect(&|id| kept.contains(&id))?;
         Ok(collected.bytes)
     }

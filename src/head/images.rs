@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
-use super::Head;
 use super::error::{HeadError, Result};
+use super::{Damage, Head};
 use crate::catalog::{
     Changes, ImageRecord, ImageRef, LATEST, Snapshot, VersionRecord, VersionSelector,
 };
@@ -65,6 +65,9 @@ pub struct ImageImported {
     pub new_chunks: u64,
     /// Bytes written for them.
     pub new_bytes: u64,
+    /// Bad places that were written anew and hold their chunk again.
+    #[serde(default)]
+    pub mended: u64,
     /// Chunks of zeros.
     pub zero_chunks: u64,
     /// The image had this very content already: no version was added.
@@ -100,6 +103,9 @@ pub struct VersionView {
     /// Partition table and boot code; only where one version was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<serde_json::Value>,
+    /// What of it is damaged; only where an image was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bad: Vec<Damage>,
 }
 
 /// Verifies an image version, chunk by chunk, from the medium.
@@ -185,6 +191,7 @@ impl Head {
                 chunks: size.div_ceil(crate::limits::CHUNK_BYTES),
                 new_chunks: 0,
                 new_bytes: 0,
+                mended: 0,
                 zero_chunks: 0,
                 already: false,
                 dry_run: true,
@@ -206,6 +213,7 @@ impl Head {
             chunks: done.chunks,
             new_chunks: done.new_chunks,
             new_bytes: done.new_bytes,
+            mended: done.mended,
             zero_chunks: done.zero_chunks,
             already,
             dry_run: false,
@@ -237,12 +245,21 @@ impl Head {
         for shown in shown.filter(|v| v.record.version == version.version) {
             let open = self.store.images.open_image(version.id)?;
             let mut read = |offset, out: &mut [u8]| open.read(offset, out);
-            let found = inspect::inspect(version.size, &mut read)?;
+            // Damage there must not hide what else is to be said.
+            let found = inspect::inspect(version.size, &mut read);
             shown.data_chunks = Some(open.stats().data_chunks);
-            shown.disk = serde_json::to_value(found).ok();
+            shown.disk = found
+                .ok()
+                .and_then(|found| serde_json::to_value(found).ok());
             if image.version.is_some() {
                 view.nodes = shown.nodes.clone();
             }
+        }
+        let damages = self.damages()?;
+        for shown in &mut view.versions {
+            let label = record.label(shown.record.version);
+            let of_it = damages.iter().filter(|d| d.images.contains(&label));
+            shown.bad = of_it.cloned().collect();
         }
         Ok(view)
     }
@@ -423,6 +440,7 @@ fn image_view(now: &Snapshot, image: &ImageRecord) -> ImageView {
             nodes: nodes.map(|(name, _)| name.clone()).collect(),
             data_chunks: None,
             disk: None,
+            bad: Vec::new(),
         }
     };
     ImageView {

@@ -12,9 +12,10 @@ use super::space::space_trouble;
 use super::{Head, NodesDone};
 use crate::catalog::{LayerMode, NodeRecord, Snapshot};
 use crate::limits;
-use crate::names::{BootId, ImageId, LayerId, NodeName, NodeSet};
+use crate::names::{BootId, LayerId, NodeName, NodeSet};
 use crate::store::VolumeSpec;
 use crate::store::layer::RoomStats;
+use crate::store::volume::Base;
 use crate::store::{Durability, Volume};
 use crate::units::{BLOCK_BYTES, UnixMillis};
 
@@ -239,10 +240,9 @@ impl Head {
     pub(super) fn volume(
         &self,
         layer: LayerId,
-        image: ImageId,
+        image: Arc<dyn Base>,
         durability: Durability,
     ) -> Result<Arc<Volume>> {
-        let image = self.store.images.open_image(image)?;
         Ok(self.store.layers.volume(VolumeSpec {
             layer,
             image,

@@ -17,6 +17,8 @@
 //! What this room never does: speak to the network, decide when a boot begins (`boot`), or keep sessions.
 
 mod apply;
+mod bad;
+mod bell;
 mod boot;
 mod catalog_file;
 pub mod check;
@@ -40,11 +42,14 @@ mod rebase;
 mod reservations;
 mod rollback;
 mod sanitize;
+mod scrub;
 mod secrets;
 mod select;
 mod space;
 mod state_dir;
 mod text;
+mod upkeep;
+mod warm;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -63,6 +68,7 @@ use crate::store::pool::Pool;
 use crate::store::{Store, Volume};
 
 pub use apply::{Applied, Apply, PlanField, PlanLine, PlanVerb};
+pub use bad::Damage;
 pub use diff::{
     Compared, Difference, FileChange, FileDifference, ImageDiff, LayerDiff, PartDifference,
 };
@@ -82,9 +88,11 @@ pub use profiles::{ProfileAdd, ProfileChange, ProfileDone, ProfileRemove, Profil
 pub use promote::{LayerExport, LayerExported, LayerPromote, LayerPromoted};
 pub use reservations::DiskIdentity;
 pub use rollback::{ImageNote, ImageNoted, ImageRollback, ImageRolledBack, NextBoot};
+pub use scrub::{ScrubAsk, ScrubOptions, ScrubOrder, ScrubView};
 pub use secrets::{HEAD_USER, NodeSecret, NodeSecretsSet};
-
 pub use space::{RoomView, SpaceTotals};
+pub use upkeep::{Upkeep, UpkeepOptions};
+pub use warm::{BootProfileAsk, BootProfileView};
 
 use error::Result;
 use state_dir::StateDir;
@@ -156,6 +164,9 @@ pub struct Head {
     runs: boot::Runs,
     waiting: pending::Waiting,
     collection: collect::Collection,
+    bad: bad::Known,
+    scrub: scrub::Scrub,
+    warm: warm::Warm,
     drains: arc_swap::ArcSwap<Drains>,
     drain_turn: std::sync::Mutex<()>,
     trends: std::sync::Mutex<forecast::Trends>,
@@ -240,6 +251,9 @@ impl Head {
             runs: boot::Runs::default(),
             waiting: pending::Waiting::from(&catalog.snapshot()),
             collection: collect::Collection::default(),
+            bad: bad::Known::default(),
+            scrub: scrub::Scrub::default(),
+            warm: warm::Warm::default(),
             drains: arc_swap::ArcSwap::from_pointee(drain::load(&catalog)),
             drain_turn: std::sync::Mutex::default(),
             trends: std::sync::Mutex::default(),
@@ -252,6 +266,9 @@ impl Head {
         };
         head.drop_stray_layers()?;
         head.apply_all_limits();
+        head.load_scrub();
+        let bell = head.warm.bell.clone();
+        head.store.images.on_bad_news(move || bell.ring());
         Ok(head)
     }
 
@@ -395,3 +412,5 @@ fn begin(catalog: &Catalog, host_boot: &str) -> Result<Begun> {
 
 #[cfg(test)]
 mod test;
+#[cfg(test)]
+mod test_upkeep;

@@ -34,6 +34,11 @@ impl Bench {
         bench
     }
 
+    /// The state directory.
+    pub(super) fn state(&self) -> PathBuf {
+        self.top.path().join("state")
+    }
+
     pub(super) fn head(&self) -> &Head {
         self.head.as_ref().unwrap()
     }

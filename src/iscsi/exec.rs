@@ -363,7 +363,7 @@ impl Executor {
             }
             Err(e) => {
                 self.failed(e.kind());
-                let outcome = Outcome::Failed(ops::failure(e.kind(), false));
+                let outcome = ops::failed(&e, false);
                 let reply = self.conclude(conn, task, outcome);
                 conn.apply(Event::Done(task, reply, None), now);
             }
@@ -560,7 +560,7 @@ impl Executor {
                 let reason = if kind == ErrorKind::Poisoned {
                     "a sync of the layer failed; nothing more is acknowledged until it is reset"
                 } else {
-                    "stored bytes are damaged; `reveille image verify` tells which"
+                    "stored bytes are damaged; `reveille image show` tells which"
                 };
                 if let Some(session) = &self.session {
                     let reason = reason.to_owned();

@@ -3,7 +3,7 @@
 use crate::limits;
 use crate::scsi::{BlockOp, Extent, Failure, Move, Outcome};
 use crate::store::volume::{Compared, ExtentState};
-use crate::store::{Buffer, ErrorKind, Payload, Result, Volume};
+use crate::store::{Buffer, Error, ErrorKind, Payload, Result, Volume};
 use crate::units::{ByteRange, SECTOR_BYTES};
 
 /// What this file needs of a volume, so that a test can stand in for one.
@@ -63,6 +63,16 @@ pub(super) const fn failure(kind: ErrorKind, writing: bool) -> Failure {
     }
 }
 
+/// How an operation ends that the store did not do. A medium that cannot be read names its first bad block.
+pub(super) fn failed(e: &Error, writing: bool) -> Outcome {
+    match (failure(e.kind(), writing), e.disk_offset()) {
+        (Failure::Corrupt | Failure::MediumRead, Some(offset)) => Outcome::Unreadable {
+            lba: offset / SECTOR_BYTES,
+        },
+        (failure, _) => Outcome::Failed(failure),
+    }
+}
+
 /// True when the operation changes the disk.
 pub(super) const fn writes(op: &BlockOp) -> bool {
     !matches!(
@@ -97,19 +107,14 @@ pub fn run(
     if let BlockOp::Read(range) = op {
         return match medium.read(*range) {
             Ok(payload) => (Outcome::Done, Some(payload), None),
-            Err(e) => (
-                Outcome::Failed(failure(e.kind(), false)),
-                None,
-                Some(e.kind()),
-            ),
+            Err(e) => (failed(&e, false), None, Some(e.kind())),
         };
     }
     match change(medium, op, data) {
         Ok(outcome) => (outcome, None, None),
         Err(e) => {
             tracing::debug!(error = %e, "block operation failed");
-            let failure = failure(e.kind(), writes(op));
-            (Outcome::Failed(failure), None, Some(e.kind()))
+            (failed(&e, writes(op)), None, Some(e.kind()))
         }
     }
 }

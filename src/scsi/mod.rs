@@ -269,6 +269,12 @@ pub enum Outcome {
         /// Why no more of them.
         failure: Option<Failure>,
     },
+    /// Not done: the bytes of this block are not those that were stored, or cannot be had. 03/11/00 with the
+    /// block in the INFORMATION field (SBC-3 4.18: the first block that could not be read).
+    Unreadable {
+        /// The first such block.
+        lba: u64,
+    },
     /// Not done.
     Failed(Failure),
 }
@@ -482,6 +488,7 @@ impl LogicalUnit {
                 segments,
                 failure,
             } => self.copied(nexus, list, segments, failure),
+            Outcome::Unreadable { lba } => self.check(Sense::READ_ERROR.with_information(lba)),
             Outcome::Failed(failure) => {
                 if mode::is_select(&Cdb::new(cdb)) {
                     self.keep_write_cache(nexus);

@@ -37,6 +37,7 @@ pub struct Error {
     kind: ErrorKind,
     context: String,
     source: Option<std::io::Error>,
+    at: Option<u64>,
 }
 
 /// Result of the store.
@@ -49,6 +50,7 @@ impl Error {
             kind,
             context: context.into(),
             source: None,
+            at: None,
         }
     }
 
@@ -65,6 +67,7 @@ impl Error {
             kind,
             context: context.into(),
             source: Some(source),
+            at: None,
         }
     }
 
@@ -72,6 +75,19 @@ impl Error {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The first byte of the disk that could not be had, where that is known.
+    #[must_use]
+    pub const fn disk_offset(&self) -> Option<u64> {
+        self.at
+    }
+
+    /// Says which byte of the disk is the first that could not be had.
+    #[must_use]
+    pub const fn at_disk_offset(mut self, offset: u64) -> Self {
+        self.at = Some(offset);
+        self
     }
 
     /// Puts what was being attempted in front of the context.

@@ -97,6 +97,9 @@ impl Waves {
     /// A bad specification, or nodes that another campaign is booting.
     pub fn begin(&self, spec: Spec) -> Result<u64, CampaignError> {
         spec.check().map_err(CampaignError::Invalid)?;
+        // What their boots read comes into memory while they are switched on.
+        let names = spec.nodes.iter().map(|n| &n.name);
+        self.head.expect_boots(names);
         let now = UnixMillis::now();
         let mut state = self.lock();
         for node in &spec.nodes {

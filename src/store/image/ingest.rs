@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::import::{Extent, ExtentKind, Source};
 use super::manifest::{self, Builder, ChunkId, Entry, Manifest, Place};
-use super::pack::{self, BadPlaces};
+use super::pack::{self, Packs};
 use super::sealed::Image;
 use super::survey::Survey;
 use crate::limits::CHUNK_BYTES;
@@ -69,6 +69,8 @@ impl Watch<'_> {
 pub(super) struct Ingested {
     pub(super) manifest: Manifest,
     pub(super) new_chunks: u64,
+    /// Bad places that hold their chunk again.
+    pub(super) mended: u64,
 }
 
 /// Reads the whole source; when it returns, every chunk that the manifest names is durable.
@@ -280,10 +282,11 @@ impl Line<'_, '_> {
             self.take()?;
         }
         self.walk.source.finish()?;
-        let new_chunks = self.appender.seal()?;
+        let (new_chunks, mended) = self.appender.seal()?;
         Ok(Ingested {
             manifest: self.builder.finish()?,
             new_chunks,
+            mended,
         })
     }
 
@@ -362,15 +365,18 @@ fn threads_ended() -> Error {
     Error::new(ErrorKind::Io, "the hashing threads ended early")
 }
 
-/// Writes new chunks behind the last used slot of the newest pack. Nothing that a manifest names is ever
-/// written over.
+/// Writes new chunks behind the last used slot of the newest pack. What a manifest names is written
+/// over only where it is known to be bad, with the very chunk that the manifest names.
 #[derive(Debug)]
 pub(super) struct Appender<'a> {
     disk: &'a dyn Disk,
-    bad: &'a BadPlaces,
+    packs: &'a Packs,
     /// Slots of a full pack.
     slots: u32,
     index: HashMap<ChunkId, Place>,
+    /// Bad places by the chunk that should be there.
+    mendable: HashMap<ChunkId, Vec<Place>>,
+    mended: u64,
     next: Place,
     /// Packs written to, not durable yet.
     written: BTreeMap<u32, Arc<dyn File>>,
@@ -389,16 +395,18 @@ impl<'a> Appender<'a> {
     /// Continues behind what the survey found in use.
     pub(super) fn new(
         disk: &'a dyn Disk,
-        bad: &'a BadPlaces,
+        packs: &'a Packs,
         survey: Survey,
         slots: u32,
     ) -> Result<Self> {
         let next = survey.next_place(slots);
         let mut appender = Self {
             disk,
-            bad,
+            packs,
             slots,
             index: survey.index,
+            mendable: survey.mendable,
+            mended: 0,
             next,
             written: BTreeMap::new(),
             named: false,
@@ -424,6 +432,8 @@ impl<'a> Appender<'a> {
                 builder.push_zeros(1);
                 continue;
             };
+            let part = nth * CHUNK_LEN..(nth + 1) * CHUNK_LEN;
+            self.mend(id, &bytes[part.clone()]);
             if let Some(&place) = self.index.get(&id) {
                 builder.push(id, place);
                 continue;
@@ -431,7 +441,6 @@ impl<'a> Appender<'a> {
             let place = self.claim()?;
             self.index.insert(id, place);
             builder.push(id, place);
-            let part = nth * CHUNK_LEN..(nth + 1) * CHUNK_LEN;
             run = match run.take() {
                 Some(run) if run.goes_on(place, &part) => Some(Run {
                     bytes: run.bytes.start..part.end,
@@ -451,7 +460,7 @@ impl<'a> Appender<'a> {
 
     /// Where the bytes of a chunk that is taken over lie: not where they were seen to be damaged.
     fn sound_place(&self, entry: Entry) -> Result<Place> {
-        if !self.bad.contains(entry.place) {
+        if !self.packs.bad.contains(entry.place) {
             return Ok(entry.place);
         }
         self.index.get(&entry.id).copied().ok_or_else(|| {
@@ -464,6 +473,21 @@ impl<'a> Appender<'a> {
             );
             Error::new(ErrorKind::Corrupt, why)
         })
+    }
+
+    /// Writes the chunk over the bad places that should hold it. Where the medium does not take it, it gets a new
+    /// place like any other.
+    fn mend(&mut self, id: ChunkId, bytes: &[u8]) {
+        for place in self.mendable.remove(&id).unwrap_or_default() {
+            match self.packs.mend(place, id, bytes) {
+                Ok(true) => {
+                    self.mended += 1;
+                    self.index.entry(id).or_insert(place);
+                }
+                Ok(false) => tracing::warn!(?place, "a bad place does not take its chunk again"),
+                Err(error) => tracing::warn!(?place, %error, "a bad place cannot be written"),
+            }
+        }
     }
 
     /// The next free slot; makes a pack when the last one is full.
@@ -487,7 +511,7 @@ impl<'a> Appender<'a> {
         let place = self.next;
         self.next.slot += 1;
         self.new_chunks += 1;
-        self.bad.forget(place);
+        self.packs.bad.forget(place);
         Ok(place)
     }
 
@@ -499,8 +523,8 @@ impl<'a> Appender<'a> {
         file.write_at(pack::offset_of(run.first.slot), &bytes[run.bytes])
     }
 
-    /// Makes all that was written durable; returns the number of new chunks.
-    fn seal(self) -> Result<u64> {
+    /// Makes all that was written durable; returns the numbers of new and of mended chunks.
+    fn seal(self) -> Result<(u64, u64)> {
         if self.new_chunks > 0 {
             for file in self.written.values() {
                 file.sync()?;
@@ -509,7 +533,7 @@ impl<'a> Appender<'a> {
         if self.named {
             self.disk.sync_dir(pack::PACKS)?;
         }
-        Ok(self.new_chunks)
+        Ok((self.new_chunks, self.mended))
     }
 }
 

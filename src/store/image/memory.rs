@@ -141,6 +141,32 @@ impl MemoryDisk {
         self.file(path).bytes.lock().unwrap().medium[offset] ^= 1;
     }
 
+    /// The same of a chosen bit.
+    pub(super) fn flip_bit(&self, path: &str, offset: usize, bit: u32) {
+        self.file(path).bytes.lock().unwrap().medium[offset] ^= 1 << bit;
+    }
+
+    /// Another disk with what is on the medium of this one, all of it durable.
+    pub(super) fn deep_copy(&self) -> Self {
+        let copy = Self::default();
+        for (path, file) in &self.state().names {
+            let medium = file.bytes.lock().unwrap().medium.clone();
+            let bytes = Bytes {
+                durable: medium.clone(),
+                medium,
+                cache: BTreeMap::new(),
+            };
+            let file = Arc::new(MemoryFile {
+                disk: Arc::clone(&copy.0),
+                bytes: Mutex::new(bytes),
+            });
+            copy.state().names.insert(path.clone(), file);
+        }
+        let names = copy.state().names.clone();
+        copy.state().durable = names;
+        copy
+    }
+
     /// Lets something happen around the next no-wait read.
     pub(super) fn around_next_try(&self, around: Around) {
         self.state().around = Some(around);

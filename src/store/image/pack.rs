@@ -22,10 +22,11 @@
 //! The state carries 32 bits of the chunk's id, so that "verified" said for one content never speaks for
 //! another one at the same place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::bad::{self, BadPlaces, Fault};
 use super::manifest::{ChunkId, Place};
 use crate::limits::CHUNK_BYTES;
 use crate::limits::CHUNK_LEN;
@@ -34,7 +35,7 @@ use crate::limits::PACK_SLOTS;
 use crate::store::Buffer;
 use crate::store::disk::{Disk, File, OpenMode};
 use crate::store::error::{Error, ErrorKind, Result};
-use crate::store::flight::{Flight, Join};
+use crate::store::flight::{Flight, Join, Lead};
 
 pub(super) const PACKS: &str = "images/packs";
 
@@ -58,35 +59,6 @@ pub(super) fn offset_of(slot: u32) -> u64 {
     u64::from(slot) * CHUNK_BYTES
 }
 
-/// Places whose bytes were seen not to match their id. Imports do not deduplicate against them, so that
-/// importing an image again repairs it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct BadPlaces(Arc<Mutex<HashSet<Place>>>);
-
-impl BadPlaces {
-    pub(super) fn contains(&self, place: Place) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&place)
-    }
-
-    /// New bytes are written there.
-    pub(super) fn forget(&self, place: Place) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&place);
-    }
-
-    fn add(&self, place: Place) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(place);
-    }
-}
-
 /// The open packs of a store; images share them, and with them what is verified.
 #[derive(Debug)]
 pub(super) struct Packs {
@@ -102,6 +74,25 @@ impl Packs {
             open: Mutex::default(),
             bad: BadPlaces::default(),
         }
+    }
+
+    /// Writes the bytes of `id` over a bad place where they should be. True when the medium holds them now: every
+    /// image that names the place, open or not, is whole there again. Killed or cut off midway, the place
+    /// is as bad as before.
+    pub(super) fn mend(&self, place: Place, id: ChunkId, bytes: &[u8]) -> Result<bool> {
+        let pack = self.open(place.pack)?;
+        let file = self.disk.open(&path(place.pack), OpenMode::ReadWrite)?;
+        if file.len()? < offset_of(place.slot) + CHUNK_BYTES {
+            return Ok(false);
+        }
+        pack.mend(
+            &*file,
+            Wanted {
+                id,
+                slot: place.slot,
+            },
+            bytes,
+        )
     }
 
     /// Pack `number`, the same one while anybody holds it.
@@ -266,6 +257,12 @@ impl Pack {
                 }
             }
         };
+        // Who led before may have ended between the caller's look and now: then it is in memory.
+        if let Some(loaded) = self.loaded_before(first) {
+            take(0, &loaded);
+            lead.finish((first.id, Ok(loaded)));
+            return Ok(1);
+        }
         let mut leads = vec![lead];
         // No waiting from here on: leads are held.
         leads.extend(
@@ -294,15 +291,50 @@ impl Pack {
         }
     }
 
-    /// Asks the medium again, whatever is in memory, and compares.
-    pub(super) fn scrub(&self, wanted: Wanted) -> Result<()> {
-        let lead = loop {
-            match self.loads.join(wanted.slot) {
-                Join::Lead(lead) => break lead,
-                // Its result may have come from memory: wait it out and lead.
+    /// The bytes of a chunk that is verified and in memory, in a buffer of their own.
+    fn loaded_before(&self, wanted: Wanted) -> Option<Loaded> {
+        if self.state(wanted.slot).load(Ordering::SeqCst) & !EPOCH_BITS != wanted.tag() {
+            return None;
+        }
+        let mut buffer = Buffer::take(CHUNK_LEN);
+        let there = self.try_read(std::iter::once(wanted), 0, &mut buffer);
+        there.unwrap_or(false).then(|| Loaded {
+            buffer: Arc::new(buffer),
+            start: 0,
+        })
+    }
+
+    /// Writes good bytes over a bad slot, and asks the medium whether it holds them. Nobody loads the slot
+    /// meanwhile.
+    fn mend(&self, file: &dyn File, wanted: Wanted, bytes: &[u8]) -> Result<bool> {
+        let lead = self.lead(wanted.slot);
+        self.begin(wanted.slot);
+        file.write_at(offset_of(wanted.slot), bytes)?;
+        file.sync()?;
+        self.file
+            .advise_unneeded(offset_of(wanted.slot), CHUNK_BYTES);
+        let outcome = self.fetch(&[wanted]).pop();
+        let mended = matches!(outcome, Some(Ok(_)));
+        if let Some(outcome) = outcome {
+            lead.finish((wanted.id, outcome));
+        }
+        Ok(mended)
+    }
+
+    /// Leads the work on a slot, after whoever does now.
+    fn lead(&self, slot: u32) -> Lead<'_, u32, (ChunkId, Outcome)> {
+        loop {
+            match self.loads.join(slot) {
+                Join::Lead(lead) => return lead,
                 Join::Wait(waiter) => drop(waiter.wait()),
             }
-        };
+        }
+    }
+
+    /// Asks the medium again, whatever is in memory, and compares.
+    pub(super) fn scrub(&self, wanted: Wanted) -> Result<()> {
+        // The result of somebody else may have come from memory: it is waited out.
+        let lead = self.lead(wanted.slot);
         self.begin(wanted.slot);
         self.file
             .advise_unneeded(offset_of(wanted.slot), CHUNK_BYTES);
@@ -317,6 +349,19 @@ impl Pack {
         result
     }
 
+    /// As [`Self::scrub`], and leaves in memory only what was there: the chunk of a running boot stays, one that
+    /// nobody reads does not take its place.
+    pub(super) fn patrol(&self, wanted: Wanted) -> Result<()> {
+        let mut scratch = Buffer::take(CHUNK_LEN);
+        let hot = self.try_read(std::iter::once(wanted), 0, &mut scratch);
+        let result = self.scrub(wanted);
+        if !hot.unwrap_or(false) {
+            self.file
+                .advise_unneeded(offset_of(wanted.slot), CHUNK_BYTES);
+        }
+        result
+    }
+
     /// Reads and verifies chunks in neighbouring slots that the caller leads.
     fn fetch(&self, run: &[Wanted]) -> Vec<Outcome> {
         for wanted in run {
@@ -327,7 +372,8 @@ impl Pack {
         if let Err(e) = self.file.read_at(at, &mut buffer) {
             // One bad sector must not hide its neighbours: ask for each chunk alone.
             return match run {
-                [] | [_] => vec![Err(e.into())],
+                [] => vec![Err(e.into())],
+                [one] => vec![Err(self.unreadable(*one, &e).into())],
                 run => run.iter().flat_map(|&one| self.fetch(&[one])).collect(),
             };
         }
@@ -343,24 +389,32 @@ impl Pack {
     }
 
     fn judge(&self, wanted: Wanted, loaded: Loaded) -> Outcome {
-        let place = Place {
-            pack: self.number,
-            slot: wanted.slot,
-        };
+        let place = self.place(wanted);
         if ChunkId::of(loaded.bytes()) == wanted.id {
             let state = self.state(wanted.slot);
             let epoch = state.load(Ordering::SeqCst) & EPOCH_BITS;
             state.store(wanted.tag() | epoch, Ordering::SeqCst);
+            self.bad.is_good(place, wanted.id);
             return Ok(loaded);
         }
-        self.bad.add(place);
-        let why = format!(
-            "the bytes in {} at offset {} do not have the id {:?} any more; import the image again",
-            path(self.number),
-            offset_of(wanted.slot),
-            wanted.id
-        );
+        self.bad.add(place, wanted.id, Fault::Changed);
+        let why = bad::describe(place, wanted.id, None);
         Err(Error::new(ErrorKind::Corrupt, why).into())
+    }
+
+    fn unreadable(&self, wanted: Wanted, e: &Error) -> Error {
+        let place = self.place(wanted);
+        if e.kind() == ErrorKind::Io {
+            self.bad.add(place, wanted.id, Fault::Unreadable);
+        }
+        Error::new(e.kind(), bad::describe(place, wanted.id, Some(e)))
+    }
+
+    const fn place(&self, wanted: Wanted) -> Place {
+        Place {
+            pack: self.number,
+            slot: wanted.slot,
+        }
     }
 
     /// Nothing is known about the slot any more, and who is reading it right now will notice.

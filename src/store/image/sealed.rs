@@ -262,9 +262,23 @@ impl Image {
             let took = self.pack(entry).load(&run[done..], |nth, loaded| {
                 copy_chunk(loaded.bytes(), done + nth, skip, out);
             });
-            done += took.map_err(|e| self.locate(chunk + done as u64, e))?;
+            // No sector of a bad chunk can be believed: the first wanted one of it is the first bad one.
+            let bad = chunk + done as u64;
+            let first = (bad * CHUNK_BYTES).max(chunk * CHUNK_BYTES + skip);
+            done += took.map_err(|e| self.locate(bad, e).at_disk_offset(first))?;
         }
         Ok(())
+    }
+
+    /// Loads chunks in neighbouring slots, the first of them `chunk`, and gives them to nobody. Returns how many
+    /// are done.
+    pub(super) fn load_run(&self, chunk: u64, run: &[Wanted]) -> Result<usize> {
+        let Some(entry) = self.manifest.find(chunk) else {
+            return Ok(1);
+        };
+        let took = self.pack(entry).load(run, |_, _| {});
+        took.map(|took| took.max(1))
+            .map_err(|e| self.locate(chunk, e))
     }
 
     /// Reads chunk `index` from the medium, whatever is in memory, and compares it with its id.

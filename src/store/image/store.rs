@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
+use super::bad::{BadNews, BadPlace};
 use super::export::{self, ExportSink};
 use super::import::Source;
 use super::ingest::{self, Appender, Ingested, Progress, Watch};
@@ -46,6 +47,8 @@ pub struct Imported {
     pub new_chunks: u64,
     /// Bytes written for them.
     pub new_bytes: u64,
+    /// Bad places, of whatever image, that were written anew and hold their chunk again.
+    pub mended: u64,
     /// Chunks of zeros, which take no space.
     pub zero_chunks: u64,
     /// The very same image was there before.
@@ -90,7 +93,7 @@ impl ImageStore {
     /// When the directories cannot be made or read.
     pub fn with_pack_slots(disk: Arc<dyn Disk>, slots: u32) -> Result<Self> {
         // Each time, since a crash may have kept some of these names and lost others.
-        for path in [pack::PACKS, survey::MANIFESTS, TMP] {
+        for path in [pack::PACKS, survey::MANIFESTS, super::warm::PROFILES, TMP] {
             disk.create_dir(path)?;
         }
         for path in ["images", ""] {
@@ -101,6 +104,12 @@ impl ImageStore {
             disk.remove(&format!("{TMP}/{name}"))?;
         }
         let packs = Packs::new(Arc::clone(&disk));
+        if let Some(why) = packs.bad.load(&*disk)? {
+            tracing::warn!(
+                why,
+                "which chunks were bad is not known any more; verify the images"
+            );
+        }
         Ok(Self {
             disk,
             packs,
@@ -127,8 +136,7 @@ impl ImageStore {
         manifest::check_size(source.size())?;
         let mut survey = self.survey()?;
         survey.tidy(&*self.disk)?;
-        let bad = &self.packs.bad;
-        let appender = Appender::new(&*self.disk, bad, survey, self.slots)?;
+        let appender = Appender::new(&*self.disk, &self.packs, survey, self.slots)?;
         let done = ingest::ingest(source, appender, Watch { progress, cancel })
             .and_then(|ingested| self.seal(&ingested));
         if done.is_err() {
@@ -137,6 +145,7 @@ impl ImageStore {
                 .survey()
                 .and_then(|mut survey| survey.tidy(&*self.disk));
         }
+        self.save_bad();
         done
     }
 
@@ -164,6 +173,7 @@ impl ImageStore {
             chunks: manifest.chunks(),
             new_chunks: ingested.new_chunks,
             new_bytes: ingested.new_chunks * CHUNK_BYTES,
+            mended: ingested.mended,
             zero_chunks: manifest.chunks() - data,
             already: there.is_some(),
         })
@@ -268,6 +278,8 @@ impl ImageStore {
         // Manifests are durably gone by now: a power cut cannot bring one back whose chunks are missing.
         let freed = survey.tidy(&*self.disk)?;
         let punched = survey.punch(&*self.disk)?;
+        self.packs.bad.retain(|place| survey.names(place));
+        self.save_bad();
         match survey.damaged() {
             Some(e) => Err(e.within("no space was given back, remove or repair the image")),
             None => Ok(Collected {
@@ -329,7 +341,40 @@ impl ImageStore {
             }
         }
         watch.step(image.size(), image.size(), "the verification")?;
+        self.save_bad();
         Ok(bad)
+    }
+
+    /// Every place that is known to be bad.
+    #[must_use]
+    pub fn bad_places(&self) -> Vec<BadPlace> {
+        self.packs.bad.all()
+    }
+
+    /// Changes whenever a place goes bad or heals.
+    #[must_use]
+    pub fn bad_generation(&self) -> u64 {
+        self.packs.bad.generation()
+    }
+
+    /// What was found since the last call; each finding is answered once.
+    #[must_use]
+    pub fn take_bad_news(&self) -> Vec<BadNews> {
+        self.packs.bad.take_news()
+    }
+
+    /// Has `bell` called whenever there is such news. It is called by whoever reads, so it must only wake
+    /// somebody. The first bell stays.
+    pub fn on_bad_news(&self, bell: impl Fn() + Send + Sync + 'static) {
+        self.packs.bad.set_bell(Box::new(bell));
+    }
+
+    /// Writes down which places are bad, so that an import after a restart repairs them. What fails is
+    /// logged: the scrub finds them again.
+    pub fn save_bad(&self) {
+        if let Err(error) = self.packs.bad.save(&*self.disk) {
+            tracing::warn!(%error, "which chunks are bad cannot be written down");
+        }
     }
 
     /// Writes the disk of an image to `out`, zeros left out. Blocking.
@@ -345,6 +390,18 @@ impl ImageStore {
     ) -> Result<()> {
         let image = self.open_image(id)?;
         export::export(&image, out, Watch { progress, cancel })
+    }
+
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    pub(super) fn open_pack(&self, number: u32) -> Result<Arc<pack::Pack>> {
+        self.packs.open(number)
+    }
+
+    pub(super) fn bad_forget(&self, place: super::Place) {
+        self.packs.bad.forget(place);
     }
 
     fn survey(&self) -> Result<Survey> {

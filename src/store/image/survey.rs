@@ -1,11 +1,12 @@
 //! What is in use: every slot that some manifest, or some open image, names. Taken afresh by each import and
 //! each collection, so that no index has to be kept up to date and start-up costs nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::bad::BadPlaces;
 use super::manifest::{ChunkId, Entry, Manifest, Place};
-use super::pack::{self, BadPlaces};
+use super::pack;
 use super::sealed::Image;
 use crate::limits::CHUNK_BYTES;
 use crate::limits::MANIFEST_BYTES_MAX;
@@ -98,6 +99,8 @@ pub(super) struct Freed {
 pub(super) struct Survey {
     /// Every chunk in use whose bytes are not known to be bad.
     pub(super) index: HashMap<ChunkId, Place>,
+    /// Bad places that hold the chunk for every manifest that names them: an import may write it there again.
+    pub(super) mendable: HashMap<ChunkId, Vec<Place>>,
     used: BTreeMap<u32, Slots>,
     /// Packs that exist, with the number of whole slots in them.
     packs: BTreeMap<u32, u64>,
@@ -111,6 +114,7 @@ impl Survey {
         let names = disk.list(pack::PACKS)?;
         let mut survey = Self {
             index: HashMap::new(),
+            mendable: HashMap::new(),
             used: BTreeMap::new(),
             packs: BTreeMap::new(),
             damaged: None,
@@ -119,19 +123,40 @@ impl Survey {
             let len = disk.open(&pack::path(number), OpenMode::Read)?.len()?;
             survey.packs.insert(number, len / CHUNK_BYTES);
         }
+        let bad = &bad.ids();
+        // Places that two manifests name for two chunks: then it is a manifest that is wrong.
+        let mut disputed = BTreeSet::new();
         for image in open {
-            survey.add(image.manifest().entries(), bad);
+            survey.add(image.manifest().entries(), bad, &mut disputed);
         }
         for id in list(disk)? {
             match read_manifest(disk, id) {
-                Ok(manifest) => survey.add(manifest.entries(), bad),
+                Ok(manifest) => survey.add(manifest.entries(), bad, &mut disputed),
                 Err(e) => survey.damaged = Some(e),
+            }
+        }
+        // While a manifest cannot be read, nobody knows whether it disputes.
+        let whole = survey.damaged.is_none();
+        for (&place, &id) in bad {
+            if whole && survey.names(place) && !disputed.contains(&place) {
+                survey.mendable.entry(id).or_default().push(place);
             }
         }
         Ok(survey)
     }
 
-    fn add(&mut self, entries: &[Entry], bad: &BadPlaces) {
+    /// True when some manifest names the place.
+    pub(super) fn names(&self, place: Place) -> bool {
+        let slots = self.used.get(&place.pack);
+        slots.is_some_and(|slots| slots.holds(place.slot)) || self.damaged.is_some()
+    }
+
+    fn add(
+        &mut self,
+        entries: &[Entry],
+        bad: &BTreeMap<Place, ChunkId>,
+        disputed: &mut BTreeSet<Place>,
+    ) {
         for entry in entries {
             self.used
                 .entry(entry.place.pack)
@@ -140,8 +165,15 @@ impl Survey {
             // A chunk whose pack was lost or cut is written anew, so that importing an image again repairs it.
             let there = self.packs.get(&entry.place.pack);
             let there = there.is_some_and(|slots| u64::from(entry.place.slot) < *slots);
-            if there && !bad.contains(entry.place) {
-                self.index.insert(entry.id, entry.place);
+            match bad.get(&entry.place) {
+                None if there => {
+                    self.index.insert(entry.id, entry.place);
+                }
+                None => {}
+                Some(id) if *id != entry.id => {
+                    disputed.insert(entry.place);
+                }
+                Some(_) => {}
             }
         }
     }

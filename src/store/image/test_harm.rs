@@ -111,7 +111,8 @@ fn importing_again_repairs_a_bad_chunk() {
     disk.flip(&pack_path(1), CHUNK + 10);
     assert_eq!(verify(&store, id).unwrap().len(), 1);
     let again = import(&store, &model).unwrap();
-    assert_eq!((again.id, again.new_chunks, again.already), (id, 1, true));
+    assert_eq!((again.id, again.new_chunks, again.already), (id, 0, true));
+    assert_eq!(again.mended, 1);
     assert_eq!(verify(&store, id).unwrap(), []);
     assert!(read_all(&store.open_image(id).unwrap()).unwrap() == model);
     assert!(read_all(&self::store(&disk).open_image(id).unwrap()).unwrap() == model);
