@@ -37,7 +37,7 @@ mod test_harm;
 #[cfg(test)]
 mod test_import;
 
-pub use export::{ExportSink, SparseFile};
+pub use export::{ExportFormat, ExportSink, SparseFile};
 pub use import::{Extent, ExtentKind, Source};
 pub use ingest::Progress;
 pub use manifest::{ChunkId, Place};
