@@ -169,7 +169,8 @@ impl Chain {
         let level = if start == vmdk::MAGIC {
             let mut read = |offset, out: &mut [u8]| input.read_at(offset, out);
             let text = vmdk::text(input.len, &mut read).map_err(within)?;
-            let Some(text) = text else {
+            // Extents of split disks may have room for a descriptor, and none in it.
+            let Some(text) = text.filter(|text| text.starts_with(vmdk_text::MAGIC)) else {
                 let why = "is one extent of a disk; import the text file that describes the disk";
                 return Err(input.refuse(why));
             };
