@@ -63,14 +63,27 @@ impl Files {
 
 /// Noise that is the same for the same seed.
 pub(crate) fn noise(seed: &str, out: &mut [u8]) {
-    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(out);
+    blake3::Hasher::new()
+        .update(seed.as_bytes())
+        .finalize_xof()
+        .fill(out);
 }
 
 /// A disk of 5 MiB and a bit with text, noise and zeros, not a whole number of anything but sectors.
 pub(crate) fn disk() -> Vec<u8> {
     let mut bytes = vec![0; 5100 * KIB + 512];
-    for (from, len) in [(0, 70), (200, 1), (513, 128), (1024, 4), (2000, 600), (5099, 1)] {
-        noise(&format!("{from}"), &mut bytes[from * KIB..(from + len) * KIB]);
+    for (from, len) in [
+        (0, 70),
+        (200, 1),
+        (513, 128),
+        (1024, 4),
+        (2000, 600),
+        (5099, 1),
+    ] {
+        noise(
+            &format!("{from}"),
+            &mut bytes[from * KIB..(from + len) * KIB],
+        );
     }
     let end = bytes.len();
     bytes[end - 512..].fill(7);
@@ -81,7 +94,8 @@ pub(crate) fn disk() -> Vec<u8> {
 /// Runs a tool, which must be installed (`tools/packages`), and which must succeed.
 pub(crate) fn tool(name: &str, args: &[&str], paths: &[&Path]) -> Vec<u8> {
     let output = Command::new(name).args(args).args(paths).output();
-    let output = output.unwrap_or_else(|e| panic!("{name} must be installed (tools/packages): {e}"));
+    let output =
+        output.unwrap_or_else(|e| panic!("{name} must be installed (tools/packages): {e}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {args:?} {paths:?}: {said}");
     output.stdout
@@ -90,7 +104,11 @@ pub(crate) fn tool(name: &str, args: &[&str], paths: &[&Path]) -> Vec<u8> {
 /// What `qemu-img convert` makes of a file.
 pub(crate) fn by_qemu(path: &Path, format: &str) -> Vec<u8> {
     let out = path.with_extension("qemu-raw");
-    tool("qemu-img", &["convert", "-f", format, "-O", "raw"], &[path, &out]);
+    tool(
+        "qemu-img",
+        &["convert", "-f", format, "-O", "raw"],
+        &[path, &out],
+    );
     let bytes = fs::read(&out).unwrap();
     fs::remove_file(&out).unwrap();
     bytes
@@ -117,7 +135,10 @@ pub(crate) fn drain(source: &mut dyn Source) -> Result<Vec<u8>, Error> {
     let mut at = 0;
     while at < size {
         let extent = source.next_extent(at)?;
-        assert!(extent.range.offset() <= at && at < extent.range.end(), "no way on from {at}");
+        assert!(
+            extent.range.offset() <= at && at < extent.range.end(),
+            "no way on from {at}"
+        );
         let end = extent.range.end().min(size);
         if extent.kind == ExtentKind::Data {
             source.read_at(at, &mut bytes[at as usize..end as usize])?;
@@ -135,7 +156,14 @@ pub(crate) fn content(path: &Path) -> Result<Vec<u8>, Error> {
 /// Content read at places that cross every border, against the whole.
 pub(crate) fn check_anywhere(source: &mut dyn Source, whole: &[u8]) {
     let size = whole.len();
-    for (from, len) in [(0, 1), (511, 2), (65_535, 3), (1000, 70_000), (size - 1, 1), (size / 2, 5000)] {
+    for (from, len) in [
+        (0, 1),
+        (511, 2),
+        (65_535, 3),
+        (1000, 70_000),
+        (size - 1, 1),
+        (size / 2, 5000),
+    ] {
         if from >= size {
             continue;
         }

@@ -311,7 +311,10 @@ impl Head {
         if !ask.dry_run {
             let within = |e| HeadError::from(e).within(format!("export to {}", ask.path.display()));
             let mut file = format.create(&ask.path, version.id)?;
-            let written = self.store.images.export(version.id, &mut *file, report, cancel);
+            let written = self
+                .store
+                .images
+                .export(version.id, &mut *file, report, cancel);
             written.map_err(within)?;
         }
         Ok(ImageExported {

@@ -10,7 +10,9 @@ pub(crate) fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 fn sum(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)))
+    !bytes
+        .iter()
+        .fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)))
 }
 
 pub(crate) fn mend_vhd_footer(footer: &mut [u8]) {
@@ -249,7 +251,11 @@ impl Plan {
         ];
         if let Some((id, names)) = &self.parent {
             let mut pairs = vec![("parent_linkage".to_owned(), guid_text(id))];
-            pairs.extend(names.iter().map(|(key, name)| ((*key).to_owned(), name.clone())));
+            pairs.extend(
+                names
+                    .iter()
+                    .map(|(key, name)| ((*key).to_owned(), name.clone())),
+            );
             items.push((PARENT_LOCATOR, locator(&pairs)));
         }
         let mut out = vec![0; MIB];
@@ -269,14 +275,20 @@ impl Plan {
     }
 }
 
-pub(crate) const BAT: [u8; 16] = *b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08";
-pub(crate) const META: [u8; 16] = *b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e";
-const FILE_PARAMETERS: [u8; 16] = *b"\x37\x67\xa1\xca\x36\xfa\x43\x4d\xb3\xb6\x33\xf0\xaa\x44\xe7\x6b";
+pub(crate) const BAT: [u8; 16] =
+    *b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08";
+pub(crate) const META: [u8; 16] =
+    *b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e";
+const FILE_PARAMETERS: [u8; 16] =
+    *b"\x37\x67\xa1\xca\x36\xfa\x43\x4d\xb3\xb6\x33\xf0\xaa\x44\xe7\x6b";
 const DISK_SIZE: [u8; 16] = *b"\x24\x42\xa5\x2f\x1b\xcd\x76\x48\xb2\x11\x5d\xbe\xd8\x3b\xf4\xb8";
-const LOGICAL_SECTOR: [u8; 16] = *b"\x1d\xbf\x41\x81\x6f\xa9\x09\x47\xba\x47\xf2\x33\xa8\xfa\xab\x5f";
-const PHYSICAL_SECTOR: [u8; 16] = *b"\xc7\x48\xa3\xcd\x5d\x44\x71\x44\x9c\xc9\xe9\x88\x52\x51\xc5\x56";
+const LOGICAL_SECTOR: [u8; 16] =
+    *b"\x1d\xbf\x41\x81\x6f\xa9\x09\x47\xba\x47\xf2\x33\xa8\xfa\xab\x5f";
+const PHYSICAL_SECTOR: [u8; 16] =
+    *b"\xc7\x48\xa3\xcd\x5d\x44\x71\x44\x9c\xc9\xe9\x88\x52\x51\xc5\x56";
 const DISK_ID: [u8; 16] = *b"\xab\x12\xca\xbe\xe6\xb2\x23\x45\x93\xef\xc3\x09\xe0\x00\xc7\x46";
-const PARENT_LOCATOR: [u8; 16] = *b"\x2d\x5f\xd3\xa8\x0b\xb3\x4d\x45\xab\xf7\xd3\xd8\x48\x34\xab\x0c";
+const PARENT_LOCATOR: [u8; 16] =
+    *b"\x2d\x5f\xd3\xa8\x0b\xb3\x4d\x45\xab\xf7\xd3\xd8\x48\x34\xab\x0c";
 const LOCATOR_VHDX: [u8; 16] = *b"\xb7\xef\x4a\xb0\x9e\xd1\x81\x4a\xb7\x89\x25\xb8\xe9\x44\x59\x13";
 
 pub(crate) fn vhdx_header(sequence: u64, write_id: [u8; 16], log_id: [u8; 16]) -> Vec<u8> {
@@ -316,12 +328,20 @@ fn locator(pairs: &[(String, String)]) -> Vec<u8> {
     put(&mut out, 0, &LOCATOR_VHDX);
     put(&mut out, 18, &(pairs.len() as u16).to_le_bytes());
     for (nth, (key, value)) in pairs.iter().enumerate() {
-        let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let wide = |text: &str| {
+            text.encode_utf16()
+                .flat_map(u16::to_le_bytes)
+                .collect::<Vec<u8>>()
+        };
         let (key, value) = (wide(key), wide(value));
         let at = 20 + 12 * nth;
         let key_at = out.len();
         put(&mut out, at, &(key_at as u32).to_le_bytes());
-        put(&mut out, at + 4, &((key_at + key.len()) as u32).to_le_bytes());
+        put(
+            &mut out,
+            at + 4,
+            &((key_at + key.len()) as u32).to_le_bytes(),
+        );
         put(&mut out, at + 8, &(key.len() as u16).to_le_bytes());
         put(&mut out, at + 10, &(value.len() as u16).to_le_bytes());
         out.extend(key);

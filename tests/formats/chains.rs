@@ -14,15 +14,29 @@ use crate::build::{Block, MIB, Plan, mend_vhd_header, put};
 const SIZE: usize = 3 * MIB + 512 * 9;
 
 fn grandparent() -> Plan {
-    Plan::new("a", SIZE - MIB, 512 << 10, vec![
-        Block::Full, Block::Absent, Block::Full, Block::Full, Block::Absent,
-    ])
+    Plan::new(
+        "a",
+        SIZE - MIB,
+        512 << 10,
+        vec![
+            Block::Full,
+            Block::Absent,
+            Block::Full,
+            Block::Full,
+            Block::Absent,
+        ],
+    )
 }
 
 fn parent(of: &Plan, names: &[(&'static str, &str)]) -> Plan {
     let pattern = 0xf0f0_1234_8888_0001;
     let blocks = vec![
-        Block::Some(pattern), Block::Full, Block::Absent, Block::Some(1), Block::Absent, Block::Absent,
+        Block::Some(pattern),
+        Block::Full,
+        Block::Absent,
+        Block::Some(1),
+        Block::Absent,
+        Block::Absent,
         Block::Full,
     ];
     Plan::new("b", SIZE, 512 << 10, blocks).over(of, names)
@@ -30,7 +44,12 @@ fn parent(of: &Plan, names: &[(&'static str, &str)]) -> Plan {
 
 fn child(of: &Plan, names: &[(&'static str, &str)]) -> Plan {
     // Other blocks than its parent's.
-    let blocks = vec![Block::Absent, Block::Some(0x00ff_0000_ffff_0f0f), Block::Absent, Block::Some(!1)];
+    let blocks = vec![
+        Block::Absent,
+        Block::Some(0x00ff_0000_ffff_0f0f),
+        Block::Absent,
+        Block::Some(!1),
+    ];
     Plan::new("c", SIZE, 1 << 20, blocks).over(of, names)
 }
 
@@ -40,7 +59,10 @@ fn vhd_chain(files: &Files) -> (PathBuf, Vec<u8>) {
     let c = child(&b, &[("MacX", "file:///Volumes/x/b.vhd")]);
     files.write("a.vhd", &a.vhd());
     files.write("b.vhd", &b.vhd());
-    (files.write("c.vhd", &c.vhd()), c.model(&b.model(&a.model(&[]))))
+    (
+        files.write("c.vhd", &c.vhd()),
+        c.model(&b.model(&a.model(&[]))),
+    )
 }
 
 #[test]
@@ -62,12 +84,21 @@ fn a_dynamic_vhd_made_by_hand_is_what_qemu_takes_it_for() {
 fn a_chain_on_a_fixed_vhd_is_read() {
     let files = Files::new();
     let raw = files.write("raw", &super::disk()[..2 * MIB]);
-    let args = ["convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on"];
+    let args = [
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vpc",
+        "-o",
+        "subformat=fixed,force_size=on",
+    ];
     let fixed = files.path("fixed.vhd");
     tool("qemu-img", &args, &[&raw, &fixed]);
     let bytes = fs::read(&fixed).unwrap();
     let mut base = grandparent();
-    base.id.copy_from_slice(&bytes[bytes.len() - 512 + 68..][..16]);
+    base.id
+        .copy_from_slice(&bytes[bytes.len() - 512 + 68..][..16]);
     let top = parent(&base, &[("W2ru", "fixed.vhd")]);
     let path = files.write("top.vhd", &top.vhd());
     assert!(content(&path).unwrap() == top.model(&super::disk()[..2 * MIB]));
@@ -76,21 +107,42 @@ fn a_chain_on_a_fixed_vhd_is_read() {
 fn vhdx_chain(files: &Files, sector: usize) -> (PathBuf, Vec<u8>) {
     let size = 9 * MIB + 4096;
     let with = |plan: Plan| Plan { sector, ..plan };
-    let full = vec![Block::Full, Block::Absent, Block::Full, Block::Full, Block::Zero];
+    let full = vec![
+        Block::Full,
+        Block::Absent,
+        Block::Full,
+        Block::Full,
+        Block::Zero,
+    ];
     let a = with(Plan::new("xa", size - MIB, 2 * MIB, full));
     let blocks = vec![
-        Block::Some(0xdead_beef_0000_0001), Block::Absent, Block::Zero, Block::Full, Block::Some(!0),
-        Block::Absent, Block::Absent, Block::Absent, Block::Some(2), Block::Full,
+        Block::Some(0xdead_beef_0000_0001),
+        Block::Absent,
+        Block::Zero,
+        Block::Full,
+        Block::Some(!0),
+        Block::Absent,
+        Block::Absent,
+        Block::Absent,
+        Block::Some(2),
+        Block::Full,
     ];
     let b = Plan::new("xb", size, MIB, blocks).over(&a, &[("relative_path", ".\\sub\\a.vhdx")]);
     let b = with(b);
-    let blocks = vec![Block::Absent, Block::Some(0x5555_5555_aaaa_aaaa), Block::Absent];
+    let blocks = vec![
+        Block::Absent,
+        Block::Some(0x5555_5555_aaaa_aaaa),
+        Block::Absent,
+    ];
     let c = Plan::new("xc", size, 4 * MIB, blocks);
     let c = with(c.over(&b, &[("absolute_win32_path", "\\\\?\\C:\\VMs\\b.vhdx")]));
     fs::create_dir(files.path("sub")).unwrap();
     files.write("sub/a.vhdx", &a.vhdx());
     files.write("b.vhdx", &b.vhdx());
-    (files.write("c.vhdx", &c.vhdx()), c.model(&b.model(&a.model(&[]))))
+    (
+        files.write("c.vhdx", &c.vhdx()),
+        c.model(&b.model(&a.model(&[]))),
+    )
 }
 
 #[test]
@@ -118,14 +170,22 @@ fn bitmaps_of_a_vhdx_stand_between_its_blocks() {
         let mut model = vec![0; 64 * MIB];
         super::noise(&format!("base {number}"), &mut model);
         let mut out = vec![0; 4096];
-        source.read_at((number * 64 * MIB + 8192) as u64, &mut out).unwrap();
+        source
+            .read_at((number * 64 * MIB + 8192) as u64, &mut out)
+            .unwrap();
         assert!(out == model[8192..8192 + 4096], "block {number}");
-        source.read_at(((number - 1) * 64 * MIB) as u64, &mut out).unwrap();
+        source
+            .read_at(((number - 1) * 64 * MIB) as u64, &mut out)
+            .unwrap();
         assert!(out == [0; 4096]);
     }
     let args = ["compare", "-f", "vhdx", "-F", "raw"];
     let raw = files.path("raw");
-    tool("qemu-img", &["convert", "-f", "vhdx", "-O", "raw"], &[&path, &raw]);
+    tool(
+        "qemu-img",
+        &["convert", "-f", "vhdx", "-O", "raw"],
+        &[&path, &raw],
+    );
     tool("qemu-img", &args, &[&path, &raw]);
     let mut same = open(&raw).unwrap();
     for at in [64 * 64 * MIB, 129 * 64 * MIB + 12_288] {
@@ -143,18 +203,31 @@ fn the_parent_must_be_the_disk_that_the_child_was_made_from() {
     let mut other = grandparent();
     other.id[3] ^= 1;
     files.write("a.vhd", &other.vhd());
-    let says = ["b.vhd", "a.vhd is not the VHD disk", "bring the right parent"];
+    let says = [
+        "b.vhd",
+        "a.vhd is not the VHD disk",
+        "bring the right parent",
+    ];
     refused_chain(&path, ErrorKind::InvalidFormat, &says);
     let (path, _) = vhdx_chain(&files, 512);
     let mut other = Plan::new("xa", MIB, MIB, vec![Block::Full]);
     other.id[0] ^= 1;
     files.write("sub/a.vhdx", &other.vhdx());
-    refused_chain(&path, ErrorKind::InvalidFormat, &["was written to since", "sub/a.vhdx"]);
+    refused_chain(
+        &path,
+        ErrorKind::InvalidFormat,
+        &["was written to since", "sub/a.vhdx"],
+    );
 }
 
 fn refused_chain(path: &Path, kind: ErrorKind, says: &[&str]) {
-    let e = content(path).map(|bytes| bytes.len()).expect_err("a chain that must be refused");
-    let named = says.iter().find(|s| s.contains(".vhd")).expect("the file at fault");
+    let e = content(path)
+        .map(|bytes| bytes.len())
+        .expect_err("a chain that must be refused");
+    let named = says
+        .iter()
+        .find(|s| s.contains(".vhd"))
+        .expect("the file at fault");
     let named = named.split(' ').next().unwrap();
     check(&e, kind, Path::new(named), says);
 }
@@ -169,7 +242,12 @@ fn a_parent_changed_after_the_child_was_made_is_refused() {
     let path = files.write("b.vhd", &b.vhd());
     let set = |seconds: u64| {
         let time = UNIX_EPOCH + Duration::from_secs(seconds);
-        fs::File::options().write(true).open(&base).unwrap().set_modified(time).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&base)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
     };
     set(946_684_800 + 800_000_000);
     assert!(content(&path).unwrap() == b.model(&a.model(&[])));
@@ -195,24 +273,41 @@ fn names_and_links_out_of_the_directory_are_not_followed() {
     let (files, outside) = (Files::new(), Files::new());
     let a = grandparent();
     let secret = outside.write("secret.vhd", &a.vhd());
-    let up = format!("..\\{}\\secret.vhd", outside.dir().file_name().unwrap().to_str().unwrap());
+    let up = format!(
+        "..\\{}\\secret.vhd",
+        outside.dir().file_name().unwrap().to_str().unwrap()
+    );
     for name in [secret.to_str().unwrap(), &up, "..", "/", "."] {
         let b = parent(&a, &[("W2ru", name)]);
         let path = files.write("b.vhd", &b.vhd());
-        refused(&path, ErrorKind::NotFound, &["only the difference to its parent"]);
+        refused(
+            &path,
+            ErrorKind::NotFound,
+            &["only the difference to its parent"],
+        );
     }
     symlink(&secret, files.path("link.vhd")).unwrap();
     let b = parent(&a, &[("W2ru", "link.vhd")]);
     let path = files.write("b.vhd", &b.vhd());
     refused(&path, ErrorKind::InvalidFormat, &["link.vhd leads out of"]);
-    let flat = format!("# Disk DescriptorFile\nRW 8 FLAT \"{}\" 0\n", secret.display());
+    let flat = format!(
+        "# Disk DescriptorFile\nRW 8 FLAT \"{}\" 0\n",
+        secret.display()
+    );
     let path = files.write("d.vmdk", flat.as_bytes());
     refused(&path, ErrorKind::NotFound, &["is not below"]);
-    let path = files.write("d.vmdk", b"# Disk DescriptorFile\nRW 8 FLAT \"link.vhd\" 0\n");
+    let path = files.write(
+        "d.vmdk",
+        b"# Disk DescriptorFile\nRW 8 FLAT \"link.vhd\" 0\n",
+    );
     refused(&path, ErrorKind::InvalidFormat, &["link.vhd leads out of"]);
     tool("mkfifo", &[], &[&files.path("pipe")]);
     let path = files.write("d.vmdk", b"# Disk DescriptorFile\nRW 8 FLAT \"pipe\" 0\n");
-    refused(&path, ErrorKind::InvalidFormat, &["pipe is not a plain file"]);
+    refused(
+        &path,
+        ErrorKind::InvalidFormat,
+        &["pipe is not a plain file"],
+    );
 }
 
 #[test]
@@ -240,7 +335,11 @@ fn a_chain_without_an_end_in_sight_is_refused() {
         plan.id = id.id;
         files.write(&format!("{number}.vhd"), &plan.vhd());
     }
-    refused(&files.path("0.vhd"), ErrorKind::Unsupported, &["more than 64 ancestors"]);
+    refused(
+        &files.path("0.vhd"),
+        ErrorKind::Unsupported,
+        &["more than 64 ancestors"],
+    );
 }
 
 #[test]
@@ -257,5 +356,9 @@ fn a_differencing_disk_without_a_sensible_locator_is_refused() {
     put(&mut bytes, 512 + 576 + 16, &[0x7f; 8]);
     mend_vhd_header(&mut bytes[512..]);
     let path = files.write("b.vhd", &bytes);
-    refused(&path, ErrorKind::InvalidFormat, &["the name of its parent", "cut short"]);
+    refused(
+        &path,
+        ErrorKind::InvalidFormat,
+        &["the name of its parent", "cut short"],
+    );
 }

@@ -48,7 +48,10 @@ fn members_streams_and_frames_are_one_disk() {
         if packer.0 != "zstd" {
             // Padding that the format allows: of zeros, in xz of whole words.
             bytes.extend([0; 1024]);
-            assert!(content(&files.write("padded", &bytes)).unwrap() == disk(), "{packer:?}");
+            assert!(
+                content(&files.write("padded", &bytes)).unwrap() == disk(),
+                "{packer:?}"
+            );
         }
     }
     // zstd has frames to skip.
@@ -56,7 +59,11 @@ fn members_streams_and_frames_are_one_disk() {
     let good = pack(&files, TOOLS[4], &disk());
     let path = files.write("skip", &[good.clone(), skip.clone()].concat());
     assert!(content(&path).unwrap() == disk());
-    refused(&files.write("skip", &[&good[..], &skip[..9]].concat()), BAD, &["zstd", "cut short"]);
+    refused(
+        &files.write("skip", &[&good[..], &skip[..9]].concat()),
+        BAD,
+        &["zstd", "cut short"],
+    );
 }
 
 #[test]
@@ -65,7 +72,11 @@ fn packed_disks_that_are_cut_short_damaged_or_followed_by_garbage_are_refused() 
     for packer in TOOLS {
         let good = pack(&files, packer, &disk());
         for len in [good.len() - 1, good.len() - 9, good.len() / 2, 20, 7] {
-            refused(&files.write("cut", &good[..len]), BAD, &[packer.0, "copy it again"]);
+            refused(
+                &files.write("cut", &good[..len]),
+                BAD,
+                &[packer.0, "copy it again"],
+            );
         }
         let mut bad = good.clone();
         let middle = bad.len() / 2;
@@ -81,7 +92,11 @@ fn packed_disks_that_are_cut_short_damaged_or_followed_by_garbage_are_refused() 
         let mut bad = good.clone();
         *bad.last_mut().unwrap() ^= 1;
         refused(&files.write("last", &bad), BAD, &[packer.0]);
-        let more = [&good[..], b"garbage after the end, more than a header of anything"].concat();
+        let more = [
+            &good[..],
+            b"garbage after the end, more than a header of anything",
+        ]
+        .concat();
         refused(&files.write("more", &more), BAD, &[packer.0]);
     }
 }
@@ -90,9 +105,18 @@ fn packed_disks_that_are_cut_short_damaged_or_followed_by_garbage_are_refused() 
 fn other_formats_in_a_packed_file_are_refused() {
     let files = Files::new();
     let raw = files.write("disk", &disk());
-    for (qemu, says) in [("qcow2", "qcow2"), ("vhdx", "VHDX"), ("vpc", "VHD"), ("vmdk", "VMDK")] {
+    for (qemu, says) in [
+        ("qcow2", "qcow2"),
+        ("vhdx", "VHDX"),
+        ("vpc", "VHD"),
+        ("vmdk", "VMDK"),
+    ] {
         let made = files.path(qemu);
-        tool("qemu-img", &["convert", "-f", "raw", "-O", qemu], &[&raw, &made]);
+        tool(
+            "qemu-img",
+            &["convert", "-f", "raw", "-O", qemu],
+            &[&raw, &made],
+        );
         let path = files.write("packed", &tool("gzip", &["-c"], &[&made]));
         let says = [&format!("holds a {says} file") as &str, "unpack it first"];
         refused(&path, ErrorKind::Unsupported, &says);
@@ -124,7 +148,10 @@ fn what_is_packed_must_be_a_whole_disk() {
 /// 1 GiB of zeros, a hundred times: far more than any memory here, in a file of some KiB.
 fn bomb(files: &Files) -> PathBuf {
     let raw = files.path("zeros");
-    std::fs::File::create(&raw).unwrap().set_len(1 << 30).unwrap();
+    std::fs::File::create(&raw)
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
     let one = tool("zstd", &["-q", "-c"], &[&raw]);
     assert!(one.len() < 100 * KIB);
     files.write("bomb", &one.repeat(100))

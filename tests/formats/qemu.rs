@@ -18,7 +18,11 @@ const VARIANTS: [(&str, &str, &str); 17] = [
     ("vhd", "vpc", "subformat=fixed,force_size=on"),
     ("vhdx", "vhdx", "subformat=dynamic"),
     ("vhdx", "vhdx", "subformat=dynamic,block_size=1M"),
-    ("vhdx", "vhdx", "subformat=dynamic,block_size=32M,log_size=2M"),
+    (
+        "vhdx",
+        "vhdx",
+        "subformat=dynamic,block_size=32M,log_size=2M",
+    ),
     ("vhdx", "vhdx", "subformat=dynamic,block_state_zero=off"),
     ("vhdx", "vhdx", "subformat=fixed"),
     ("vmdk", "vmdk", "subformat=monolithicSparse"),
@@ -60,7 +64,13 @@ fn sparse(files: &Files) -> (PathBuf, Vec<(u64, Vec<u8>)>) {
     let path = files.path("raw");
     let file = fs::File::create(&path).unwrap();
     file.set_len(3 << 30).unwrap();
-    let places = [0, (1 << 30) + 512, (2 << 30) - 4096, (2 << 30) + 65_536, (3 << 30) - 8192];
+    let places = [
+        0,
+        (1 << 30) + 512,
+        (2 << 30) - 4096,
+        (2 << 30) + 65_536,
+        (3 << 30) - 8192,
+    ];
     let data = places.map(|at| {
         let mut bytes = vec![0; 8192];
         noise(&at.to_string(), &mut bytes);
@@ -90,7 +100,10 @@ fn zeros_of_a_large_disk_are_not_read() {
             at = extent.range.end();
         }
         // Six blocks at most, of 32 MiB at most.
-        assert!(read <= 6 << 25, "{options}: {read} bytes are said to be data");
+        assert!(
+            read <= 6 << 25,
+            "{options}: {read} bytes are said to be data"
+        );
         for (at, bytes) in data {
             let mut out = vec![0; bytes.len()];
             source.read_at(at, &mut out).unwrap();
@@ -105,9 +118,20 @@ fn zeros_of_a_large_disk_are_not_read() {
 #[test]
 fn the_size_of_a_vhd_is_the_one_that_qemu_takes_for_each_creator() {
     let creators: [&[u8; 4]; 9] = [
-        b"vpc ", b"qemu", b"qem2", b"win ", b"d2v ", b"tap\0", b"CTXS", b"vs  ", b"\0\0\0\0",
+        b"vpc ",
+        b"qemu",
+        b"qem2",
+        b"win ",
+        b"d2v ",
+        b"tap\0",
+        b"CTXS",
+        b"vs  ",
+        b"\0\0\0\0",
     ];
-    for subformat in ["subformat=fixed,force_size=on", "subformat=dynamic,force_size=on"] {
+    for subformat in [
+        "subformat=fixed,force_size=on",
+        "subformat=dynamic,force_size=on",
+    ] {
         let files = Files::new();
         let raw = files.write("raw", &disk());
         let path = convert(&files, &raw, "vpc", subformat, "vhd");
@@ -124,7 +148,11 @@ fn the_size_of_a_vhd_is_the_one_that_qemu_takes_for_each_creator() {
             }
             fs::write(&path, &bytes).unwrap();
             let found = content(&path).unwrap();
-            assert!(found == by_qemu(&path, "vpc"), "{:?}", std::str::from_utf8(creator));
+            assert!(
+                found == by_qemu(&path, "vpc"),
+                "{:?}",
+                std::str::from_utf8(creator)
+            );
             sizes.push(found.len());
         }
         sizes.sort_unstable();
@@ -164,16 +192,29 @@ fn a_stream_optimised_vmdk_with_its_directory_at_the_end_is_read() {
     bytes.extend([marker, header, vec![0; 512]].concat());
     let path = files.write("at-end", &bytes);
     assert!(content(&path).unwrap() == expected);
-    assert!(by_qemu(&path, "vmdk") == expected, "qemu-img takes it for another disk");
+    assert!(
+        by_qemu(&path, "vmdk") == expected,
+        "qemu-img takes it for another disk"
+    );
 }
 
 #[test]
 fn extents_of_a_vmdk_are_not_imported_alone() {
     let files = Files::new();
     let raw = files.write("raw", &disk());
-    convert(&files, &raw, "vmdk", "subformat=twoGbMaxExtentSparse", "split.vmdk");
+    convert(
+        &files,
+        &raw,
+        "vmdk",
+        "subformat=twoGbMaxExtentSparse",
+        "split.vmdk",
+    );
     let part = files.path("split-s001.vmdk");
-    refused(&part, ErrorKind::InvalidFormat, &["one extent of a disk", "text file"]);
+    refused(
+        &part,
+        ErrorKind::InvalidFormat,
+        &["one extent of a disk", "text file"],
+    );
     fs::remove_file(&part).unwrap();
     let says = ["split-s001.vmdk", "is not below", "--parents"];
     refused(&files.path("split.vmdk"), ErrorKind::NotFound, &says);
@@ -183,12 +224,19 @@ fn extents_of_a_vmdk_are_not_imported_alone() {
 fn differences_to_a_parent_that_a_vmdk_or_qcow2_has_are_refused() {
     let files = Files::new();
     let raw = files.write("raw", &disk());
-    for (qemu, options) in [("vmdk", "subformat=monolithicSparse"), ("qcow2", "compat=1.1")] {
+    for (qemu, options) in [
+        ("vmdk", "subformat=monolithicSparse"),
+        ("qcow2", "compat=1.1"),
+    ] {
         let base = convert(&files, &raw, qemu, options, &format!("base.{qemu}"));
         let child = files.path(&format!("child.{qemu}"));
         let args = ["create", "-q", "-f", qemu, "-F", qemu, "-b"];
         tool("qemu-img", &args, &[&base, &child]);
-        let text = refused(&child, ErrorKind::Unsupported, &["only the difference to its"]);
+        let text = refused(
+            &child,
+            ErrorKind::Unsupported,
+            &["only the difference to its"],
+        );
         assert!(text.contains("qemu-img convert"), "{text}");
     }
 }
@@ -199,7 +247,11 @@ fn formats_that_are_not_read_are_refused_with_the_way_out() {
     let raw = files.write("raw", &disk());
     for qemu in ["vdi", "qed"] {
         let path = files.path(qemu);
-        tool("qemu-img", &["convert", "-f", "raw", "-O", qemu], &[&raw, &path]);
+        tool(
+            "qemu-img",
+            &["convert", "-f", "raw", "-O", qemu],
+            &[&raw, &path],
+        );
         refused(&path, ErrorKind::Unsupported, &["qemu-img convert -O raw"]);
     }
 }

@@ -55,7 +55,7 @@ fn no_zeros(plan: &Plan) -> Plan {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
     #[test]
     fn random_chains_of_vhd_equal_their_model(
@@ -101,7 +101,11 @@ fn samples() -> &'static Vec<(&'static str, Vec<u8>)> {
         let raw = files.write("raw", &disk()[..2 * MIB]);
         let made = |format: &str, options: &str| {
             let path = files.path("made");
-            tool("qemu-img", &["convert", "-f", "raw", "-O", format, "-o", options], &[&raw, &path]);
+            tool(
+                "qemu-img",
+                &["convert", "-f", "raw", "-O", format, "-o", options],
+                &[&raw, &path],
+            );
             fs::read(&path).unwrap()
         };
         let small = Plan::new("s", 8 * 4096, 4096, vec![Block::Full; 8]);
@@ -121,7 +125,15 @@ fn samples() -> &'static Vec<(&'static str, Vec<u8>)> {
 
 /// Places where headers and tables are, more often than elsewhere.
 fn place(len: usize) -> impl Strategy<Value = usize> {
-    let near = [0, 64 << 10, 128 << 10, 192 << 10, 2 << 20, 3 << 20, len.saturating_sub(1024)];
+    let near = [
+        0,
+        64 << 10,
+        128 << 10,
+        192 << 10,
+        2 << 20,
+        3 << 20,
+        len.saturating_sub(1024),
+    ];
     let near = prop::sample::select(near.into_iter().filter(|at| *at < len).collect::<Vec<_>>());
     prop_oneof![
         3 => (near, 0_usize..2048).prop_map(move |(at, more)| (at + more).min(len - 1)),
@@ -144,7 +156,7 @@ fn damage() -> impl Strategy<Value = (usize, Vec<(usize, Vec<u8>)>, Option<usize
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(250) })]
 
     #[test]
     fn random_damage_is_refused_or_read_but_never_worse((nth, changes, cut) in damage()) {

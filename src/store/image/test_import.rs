@@ -196,13 +196,28 @@ fn foreign_formats_are_recognised_and_not_taken_for_raw() {
     let files = Files::new();
     for (name, magic, kind, says) in [
         ("vhdx", &b"vhdxfile"[..], ErrorKind::InvalidFormat, "VHDX"),
-        ("vmdk", b"KDMV\x01\0\0\0", ErrorKind::InvalidFormat, "one extent"),
+        (
+            "vmdk",
+            b"KDMV\x01\0\0\0",
+            ErrorKind::InvalidFormat,
+            "one extent",
+        ),
         ("vhd", b"conectix", ErrorKind::InvalidFormat, "VHD"),
         ("gz", b"\x1f\x8b\x08\0", ErrorKind::InvalidFormat, "gzip"),
         ("xz", b"\xfd7zXZ\0", ErrorKind::InvalidFormat, "xz"),
         ("zst", b"\x28\xb5\x2f\xfd", ErrorKind::InvalidFormat, "zstd"),
-        ("zip", b"PK\x03\x04", ErrorKind::Unsupported, "not supported; unpack"),
-        ("qed", b"QED\0", ErrorKind::Unsupported, "qemu-img convert -O raw"),
+        (
+            "zip",
+            b"PK\x03\x04",
+            ErrorKind::Unsupported,
+            "not supported; unpack",
+        ),
+        (
+            "qed",
+            b"QED\0",
+            ErrorKind::Unsupported,
+            "qemu-img convert -O raw",
+        ),
     ] {
         let mut bytes = vec![0; 4096];
         bytes[..magic.len()].copy_from_slice(magic);

@@ -57,7 +57,9 @@ impl FromStr for ExportFormat {
             "qcow2" => Ok(Self::Qcow2),
             "vhd" => Ok(Self::Vhd),
             "vhdx" => Ok(Self::Vhdx),
-            _ => Err(format!("`{text}` is not a format to write: raw, qcow2, vhd or vhdx")),
+            _ => Err(format!(
+                "`{text}` is not a format to write: raw, qcow2, vhd or vhdx"
+            )),
         }
     }
 }
@@ -111,7 +113,10 @@ impl SparseFile {
         let mut partial = OsString::from(path);
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let file = fs::File::options().write(true).create_new(true).open(&partial);
+        let file = fs::File::options()
+            .write(true)
+            .create_new(true)
+            .open(&partial);
         let file = file.map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => {
                 let why = format!(
@@ -142,8 +147,11 @@ impl SparseFile {
 
     /// Makes it durable and gives it its name.
     fn publish(&mut self) -> Result<()> {
-        self.file.sync_all().map_err(|e| failed(&self.path, "sync", e))?;
-        match rustix::fs::renameat_with(CWD, &self.partial, CWD, &self.path, RenameFlags::NOREPLACE) {
+        self.file
+            .sync_all()
+            .map_err(|e| failed(&self.path, "sync", e))?;
+        match rustix::fs::renameat_with(CWD, &self.partial, CWD, &self.path, RenameFlags::NOREPLACE)
+        {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => return Err(exists(&self.path)),
             // Some network file systems cannot rename in this way: a link does not replace either.
@@ -207,7 +215,9 @@ fn by_block(
     let (mut at, mut rest) = (offset, bytes);
     while !rest.is_empty() {
         let within = at % block;
-        let len = usize::try_from(block - within).unwrap_or(usize::MAX).min(rest.len());
+        let len = usize::try_from(block - within)
+            .unwrap_or(usize::MAX)
+            .min(rest.len());
         let (part, later) = rest.split_at(len);
         each(at / block, within, part)?;
         at += len as u64;

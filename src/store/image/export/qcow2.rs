@@ -48,8 +48,11 @@ impl Qcow2 {
         if self.l2.as_ref().is_none_or(|(held, _)| *held != table) {
             self.flush_table()?;
             let place = self.claim() * CLUSTER;
-            let backwards = || Error::new(ErrorKind::OutOfBounds, "an export went back on its disk");
-            let entry = usize::try_from(table).ok().and_then(|at| self.l1.get_mut(at));
+            let backwards =
+                || Error::new(ErrorKind::OutOfBounds, "an export went back on its disk");
+            let entry = usize::try_from(table)
+                .ok()
+                .and_then(|at| self.l1.get_mut(at));
             let entry = entry.filter(|entry| **entry == 0).ok_or_else(backwards)?;
             *entry = place | COPIED;
             let entries = usize::try_from(PER_TABLE).unwrap_or(0);
@@ -122,7 +125,10 @@ impl Qcow2 {
 }
 
 fn big_endian(entries: &[u64]) -> Vec<u8> {
-    entries.iter().flat_map(|entry| entry.to_be_bytes()).collect()
+    entries
+        .iter()
+        .flat_map(|entry| entry.to_be_bytes())
+        .collect()
 }
 
 impl ExportSink for Qcow2 {

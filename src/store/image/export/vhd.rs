@@ -53,7 +53,9 @@ impl Vhd {
 
     fn write_block(&mut self, number: u64, within: u64, bytes: &[u8]) -> Result<()> {
         let outside = || Error::new(ErrorKind::OutOfBounds, "an export left its disk");
-        let entry = usize::try_from(number).ok().and_then(|at| self.table.get_mut(at));
+        let entry = usize::try_from(number)
+            .ok()
+            .and_then(|at| self.table.get_mut(at));
         let entry = entry.ok_or_else(outside)?;
         if *entry == u32::MAX {
             *entry = u32::try_from(self.end / SECTOR_BYTES).map_err(|_| outside())?;
@@ -91,7 +93,11 @@ impl Vhd {
         set(&mut out, 24, &0x0001_0000_u32.to_be_bytes());
         let entries = u32::try_from(self.table.len()).unwrap_or(u32::MAX);
         set(&mut out, 28, &entries.to_be_bytes());
-        set(&mut out, 32, &u32::try_from(BLOCK).unwrap_or(0).to_be_bytes());
+        set(
+            &mut out,
+            32,
+            &u32::try_from(BLOCK).unwrap_or(0).to_be_bytes(),
+        );
         let sum = checksum(&out, 36);
         set(&mut out, 36, &sum.to_be_bytes());
         out
@@ -137,7 +143,11 @@ impl ExportSink for Vhd {
     }
 
     fn finish(&mut self) -> Result<()> {
-        let mut table: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        let mut table: Vec<u8> = self
+            .table
+            .iter()
+            .flat_map(|entry| entry.to_be_bytes())
+            .collect();
         // The rest of its last sector is as empty as an entry without a block.
         table.resize(table.len().next_multiple_of(512), 0xff);
         self.file.put(TABLE_AT, &table)?;

@@ -61,7 +61,11 @@ impl Vhdx {
     /// A GUID of this file: from the image's identity, in the form of a random one.
     fn guid(&self, part: usize) -> [u8; 16] {
         let mut out = [0; 16];
-        set(&mut out, 0, self.id.0.get(part..part + 16).unwrap_or_default());
+        set(
+            &mut out,
+            0,
+            self.id.0.get(part..part + 16).unwrap_or_default(),
+        );
         out[7] = out[7] & 0x0f | 0x40;
         out[8] = out[8] & 0x3f | 0x80;
         out
@@ -90,7 +94,11 @@ impl Vhdx {
         ] {
             set(&mut out, at, &id);
             set(&mut out, at + 16, &place.to_le_bytes());
-            set(&mut out, at + 24, &u32::try_from(bytes).unwrap_or(0).to_le_bytes());
+            set(
+                &mut out,
+                at + 24,
+                &u32::try_from(bytes).unwrap_or(0).to_le_bytes(),
+            );
             set(&mut out, at + 28, &1_u32.to_le_bytes());
         }
         sealed(out)
@@ -149,7 +157,11 @@ impl ExportSink for Vhdx {
 
     fn finish(&mut self) -> Result<()> {
         self.file.set_len(self.end)?;
-        let table: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        let table: Vec<u8> = self
+            .table
+            .iter()
+            .flat_map(|entry| entry.to_le_bytes())
+            .collect();
         self.file.put(BAT_AT, &table)?;
         self.file.put(META_AT, &self.metadata())?;
         for (at, sequence) in [(64 << 10, 1), (128 << 10, 2)] {

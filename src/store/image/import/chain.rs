@@ -179,7 +179,9 @@ impl Chain {
             let one = matches!(extents.as_slice(), [one] if one.bytes == layout.size()
                 && matches!(one.kind, Kind::Sparse(_)));
             if !one {
-                return Err(input.refuse("describes other extents than the one it is; copy it again"));
+                return Err(
+                    input.refuse("describes other extents than the one it is; copy it again")
+                );
             }
             Level::single(Box::new(layout), input)
         } else {
@@ -187,7 +189,9 @@ impl Chain {
             let mut text = vec![0; usize::try_from(bytes).unwrap_or(0)];
             input.read_at(0, &mut text)?;
             if input.len > bytes || !text.starts_with(vmdk_text::MAGIC) {
-                return Err(input.refuse("is no VMDK file: it is neither an extent nor a descriptor"));
+                return Err(
+                    input.refuse("is no VMDK file: it is neither an extent nor a descriptor")
+                );
             }
             let extents = vmdk_text::parse(&text).map_err(within)?;
             Level::described(&Place::new(&input, parents), extents).map_err(within)?
@@ -221,20 +225,41 @@ impl Chain {
                 Hold::Zero => Found::Zero,
                 Hold::File(at) => Found::File(depth, number, at),
                 Hold::Parent => continue,
-                Hold::Packed { at, len, whole, skip } => {
-                    let run = Run { at, len, whole, skip };
+                Hold::Packed {
+                    at,
+                    len,
+                    whole,
+                    skip,
+                } => {
+                    let run = Run {
+                        at,
+                        len,
+                        whole,
+                        skip,
+                    };
                     Found::Packed(number, run)
                 }
             };
             return Ok((most, found));
         }
-        let why = format!("{}: disk offset {from} is in a parent that is not there", self.name);
+        let why = format!(
+            "{}: disk offset {from} is in a parent that is not there",
+            self.name
+        );
         Err(Error::new(ErrorKind::InvalidFormat, why))
     }
 
     fn input(&self, depth: usize, number: usize) -> Result<&Input> {
-        let part = self.levels.get(depth).and_then(|level| level.parts.get(number));
-        let gone = || Error::new(ErrorKind::InvalidFormat, format!("{}: no such extent", self.name));
+        let part = self
+            .levels
+            .get(depth)
+            .and_then(|level| level.parts.get(number));
+        let gone = || {
+            Error::new(
+                ErrorKind::InvalidFormat,
+                format!("{}: no such extent", self.name),
+            )
+        };
         part.and_then(|part| part.input.as_ref()).ok_or_else(gone)
     }
 
@@ -274,7 +299,11 @@ impl Chain {
 }
 
 /// Inflates a zlib run of at most `whole` bytes.
-fn inflate(packed: &[u8], whole: usize, out: &mut Vec<u8>) -> std::result::Result<(), &'static str> {
+fn inflate(
+    packed: &[u8],
+    whole: usize,
+    out: &mut Vec<u8>,
+) -> std::result::Result<(), &'static str> {
     // One byte more shows that there is more.
     out.clear();
     out.reserve_exact(whole + 1);
@@ -342,7 +371,9 @@ impl Source for Chain {
 
     fn finish(&mut self) -> Result<()> {
         let parts = self.levels.iter().flat_map(|level| &level.parts);
-        parts.filter_map(|part| part.input.as_ref()).try_for_each(Input::check_unchanged)
+        parts
+            .filter_map(|part| part.input.as_ref())
+            .try_for_each(Input::check_unchanged)
     }
 }
 
@@ -366,24 +397,37 @@ impl Level {
         let (mut parts, mut size) = (Vec::new(), 0);
         for extent in extents {
             let (layout, input): (Box<dyn Layout>, _) = match extent.kind {
-                Kind::Zero => (Box::new(Plain { size: extent.bytes, at: None }), None),
+                Kind::Zero => (
+                    Box::new(Plain {
+                        size: extent.bytes,
+                        at: None,
+                    }),
+                    None,
+                ),
                 Kind::Flat(name, at) => {
                     let input = place.find(&[name])?;
-                    if at.checked_add(extent.bytes).is_none_or(|end| end > input.len) {
+                    if at
+                        .checked_add(extent.bytes)
+                        .is_none_or(|end| end > input.len)
+                    {
                         let why = format!(
                             "ends at offset {}, bytes {at}+{} are needed: it was cut short",
                             input.len, extent.bytes
                         );
                         return Err(input.refuse(&why));
                     }
-                    let plain = Plain { size: extent.bytes, at: Some(at) };
+                    let plain = Plain {
+                        size: extent.bytes,
+                        at: Some(at),
+                    };
                     (Box::new(plain), Some(input))
                 }
                 Kind::Sparse(name) => {
                     let input = place.find(&[name])?;
                     let shown = input.path.display().to_string();
                     let read = &mut |offset, out: &mut [u8]| input.read_at(offset, out);
-                    let layout = SparseExtent::open(input.len, read).map_err(|e| e.within(shown))?;
+                    let layout =
+                        SparseExtent::open(input.len, read).map_err(|e| e.within(shown))?;
                     if layout.size() != extent.bytes {
                         let (is, said) = (layout.size(), extent.bytes);
                         return Err(input.refuse(&format!(
@@ -406,7 +450,10 @@ impl Level {
 
     /// The piece at `from`, which lies on the disk, and the number of its part.
     fn piece(&mut self, from: u64) -> Result<(usize, Piece)> {
-        let number = self.parts.partition_point(|part| part.start <= from).saturating_sub(1);
+        let number = self
+            .parts
+            .partition_point(|part| part.start <= from)
+            .saturating_sub(1);
         let gone = || Error::new(ErrorKind::InvalidFormat, "a disk without extents");
         let part = self.parts.get_mut(number).ok_or_else(gone)?;
         let input = part.input.as_ref();
@@ -453,7 +500,10 @@ fn check_parent<T: Linked>(child: &str, ask: &ParentAsk, parent: &Input) -> Resu
         )));
     }
     let changed = parent.changed_s();
-    if let Some(then) = ask.changed.filter(|then| changed > then.saturating_add(CLOCK_SLACK)) {
+    if let Some(then) = ask
+        .changed
+        .filter(|then| changed > then.saturating_add(CLOCK_SLACK))
+    {
         return Err(other(format!(
             "{shown} was changed after {child} was made from it; bring the parent as it was, or, if it was \
              only copied, set its time back: touch -d @{then} {shown}"
@@ -504,8 +554,14 @@ impl Place {
 
 /// Paths below the directory that a name may mean, best first.
 fn candidates(name: &str) -> Vec<PathBuf> {
-    let name = name.strip_prefix("file://").unwrap_or(name).replace('\\', "/");
-    let parts: Vec<&str> = name.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    let name = name
+        .strip_prefix("file://")
+        .unwrap_or(name)
+        .replace('\\', "/");
+    let parts: Vec<&str> = name
+        .split('/')
+        .filter(|p| !p.is_empty() && *p != ".")
+        .collect();
     let Some(last) = parts.last().filter(|last| **last != "..") else {
         return Vec::new();
     };

@@ -183,4 +183,3 @@ fn plain(e: &io::Error) -> String {
         _ => e.to_string(),
     }
 }
-

@@ -206,7 +206,8 @@ pub(super) struct Blame(pub(super) &'static str);
 impl Blame {
     pub(super) fn bad(self, why: impl fmt::Display) -> Error {
         let name = self.0;
-        let why = format!("damaged {name} file: {why}; copy it again, or mend it where it was made");
+        let why =
+            format!("damaged {name} file: {why}; copy it again, or mend it where it was made");
         Error::new(ErrorKind::InvalidFormat, why)
     }
 
@@ -224,7 +225,13 @@ impl Blame {
     }
 
     /// An error unless `bytes` from `at` lie in a file of `len` bytes.
-    pub(super) fn inside(self, len: u64, at: u64, bytes: u64, what: impl fmt::Display) -> Result<()> {
+    pub(super) fn inside(
+        self,
+        len: u64,
+        at: u64,
+        bytes: u64,
+        what: impl fmt::Display,
+    ) -> Result<()> {
         match at.checked_add(bytes) {
             Some(end) if end <= len => Ok(()),
             _ => Err(self.cut(len, at, bytes, what)),
@@ -234,11 +241,15 @@ impl Blame {
     /// An error unless a disk may have this size.
     pub(super) fn size(self, size: u64) -> Result<()> {
         if size == 0 || !size.is_multiple_of(SECTOR_BYTES) {
-            let why = format!("its disk is said to have {size} bytes, which is no whole number of sectors");
+            let why = format!(
+                "its disk is said to have {size} bytes, which is no whole number of sectors"
+            );
             return Err(self.bad(why));
         }
         if size > DISK_BYTES_MAX {
-            let why = format!("has a disk of {size} bytes, the largest supported one has {DISK_BYTES_MAX}");
+            let why = format!(
+                "has a disk of {size} bytes, the largest supported one has {DISK_BYTES_MAX}"
+            );
             return Err(self.unsupported(why, "import a smaller disk"));
         }
         Ok(())

@@ -64,7 +64,9 @@ impl Magic {
             (b"7z\xbc\xaf\x27\x1c", Foreign("7z", UNPACK)),
             (b"LZIP", Foreign("lzip", UNPACK)),
         ];
-        let start = STARTS.iter().find(|(magic, _)| self.head.starts_with(magic));
+        let start = STARTS
+            .iter()
+            .find(|(magic, _)| self.head.starts_with(magic));
         if let Some((_, content)) = start {
             return *content;
         }

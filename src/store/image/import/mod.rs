@@ -113,9 +113,9 @@ impl FromStr for Format {
     type Err = String;
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let found = FORMATS.iter().find(|(name, _)| *name == text);
-        found.map(|(_, format)| *format).ok_or_else(|| {
-            format!("`{text}` is not a format: auto, raw, qcow2, vhd, vhdx or vmdk")
-        })
+        found
+            .map(|(_, format)| *format)
+            .ok_or_else(|| format!("`{text}` is not a format: auto, raw, qcow2, vhd, vhdx or vmdk"))
     }
 }
 

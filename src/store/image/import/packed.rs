@@ -125,7 +125,9 @@ impl Source for Packed {
     fn read_at(&mut self, offset: u64, out: &mut [u8]) -> Result<()> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let held = self.head.get(from..).unwrap_or_default();
-        if self.at != offset && let Some(held) = held.get(..out.len()) {
+        if self.at != offset
+            && let Some(held) = held.get(..out.len())
+        {
             out.copy_from_slice(held);
             return Ok(());
         }
@@ -180,7 +182,8 @@ impl Counted {
         self.size += bytes.len() as u64;
         let room = UNPACK_HEAD_BYTES.saturating_sub(self.head.len());
         self.head.extend_from_slice(&bytes[..room.min(bytes.len())]);
-        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
+        self.tail
+            .extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
         let over = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..over);
     }

@@ -140,7 +140,11 @@ impl Footer {
         read(0, &mut first[..have])?;
         let starts = first.starts_with(COOKIE) && len >= FOOTER;
         let last = Self::at_end(len, read)?;
-        let front = if starts { Some(Self::parse(&first, 0)) } else { None };
+        let front = if starts {
+            Some(Self::parse(&first, 0))
+        } else {
+            None
+        };
         let back = last.map(|(raw, at)| Self::parse(&raw, at));
         let found = match (front, back) {
             (None, None) => {
@@ -152,7 +156,12 @@ impl Footer {
             (Some(Err(e)), None) | (_, Some(Err(e))) => return Err(e),
         };
         if found.kind == Kind::Fixed {
-            let end = len - if last.is_some_and(|(_, at)| len - at == FOOTER_OLD) { FOOTER_OLD } else { FOOTER };
+            let end = len
+                - if last.is_some_and(|(_, at)| len - at == FOOTER_OLD) {
+                    FOOTER_OLD
+                } else {
+                    FOOTER
+                };
             if last.is_none() || end < found.size {
                 return Err(VHD.cut(len, 0, found.size, "the disk before the footer"));
             }
@@ -167,7 +176,10 @@ impl Footer {
                 continue;
             }
             let mut raw = [0; 512];
-            read(len - bytes, &mut raw[..usize::try_from(bytes).unwrap_or(512)])?;
+            read(
+                len - bytes,
+                &mut raw[..usize::try_from(bytes).unwrap_or(512)],
+            )?;
             if raw.starts_with(COOKIE) {
                 return Ok(Some((raw, len - bytes)));
             }
@@ -178,7 +190,9 @@ impl Footer {
     fn parse(raw: &[u8; 512], at: u64) -> Result<Self> {
         let fields = Fields(raw);
         if checksum(raw, 64) != fields.be32(64) {
-            return Err(VHD.bad(format!("the checksum of the footer at offset {at} is wrong")));
+            return Err(VHD.bad(format!(
+                "the checksum of the footer at offset {at} is wrong"
+            )));
         }
         if fields.be32(12) >> 16 != 1 {
             let version = fields.be32(12);
@@ -215,7 +229,10 @@ fn size(footer: Fields<'_>) -> u64 {
 
 /// One's complement of the sum of all bytes but the four of the checksum itself.
 pub(in crate::store::image) fn checksum(bytes: &[u8], at: usize) -> u32 {
-    let sum = |part: &[u8]| part.iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
+    let sum = |part: &[u8]| {
+        part.iter()
+            .fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)))
+    };
     let all = sum(bytes);
     !all.wrapping_sub(sum(bytes.get(at..at + 4).unwrap_or_default()))
 }
@@ -230,7 +247,9 @@ fn header(len: u64, footer: &Footer, read: &mut Read<'_>) -> Result<[u8; HEADER]
         return Err(VHD.bad(format!("there is no \"cxsparse\" at offset {at}")));
     }
     if checksum(&header, 36) != fields.be32(36) {
-        return Err(VHD.bad(format!("the checksum of the header at offset {at} is wrong")));
+        return Err(VHD.bad(format!(
+            "the checksum of the header at offset {at} is wrong"
+        )));
     }
     Ok(header)
 }
@@ -244,14 +263,17 @@ impl Blocks {
         }
         let needed = footer.size.div_ceil(block);
         if entries < needed || needed * 4 > VHD_BAT_BYTES_MAX {
-            let why = format!("its block table is said to have {entries} entries, {needed} are needed");
+            let why =
+                format!("its block table is said to have {entries} entries, {needed} are needed");
             return Err(VHD.bad(why));
         }
         VHD.inside(len, at, needed * 4, "the block table")?;
         Ok(Self {
             table: Table::new(at, needed, Width::Be32),
             block,
-            bitmap: (block / SECTOR_BYTES).div_ceil(8).next_multiple_of(SECTOR_BYTES),
+            bitmap: (block / SECTOR_BYTES)
+                .div_ceil(8)
+                .next_multiple_of(SECTOR_BYTES),
             differencing,
             held: Vec::new(),
             held_block: None,
@@ -268,7 +290,12 @@ impl Blocks {
             }
             let (start, disk_at) = (sector * SECTOR_BYTES, number * self.block);
             let needed = self.bitmap + self.block.min(size - disk_at);
-            VHD.inside(len, start, needed, format!("the block of disk offset {disk_at}"))?;
+            VHD.inside(
+                len,
+                start,
+                needed,
+                format!("the block of disk offset {disk_at}"),
+            )?;
             let sectors = needed / SECTOR_BYTES;
             let last = u32::try_from(sector + sectors - 1);
             let first = u32::try_from(sector);
@@ -276,7 +303,9 @@ impl Blocks {
                 return Err(VHD.bad(format!("block {number} lies at sector {sector}")));
             };
             if used.insert_range(first..=last) != sectors {
-                let why = format!("the block of disk offset {disk_at} lies where another one lies, at {start}");
+                let why = format!(
+                    "the block of disk offset {disk_at} lies where another one lies, at {start}"
+                );
                 return Err(VHD.bad(why));
             }
         }
@@ -292,14 +321,21 @@ impl Blocks {
             while next < self.table.entries() && self.table.get(next, read)? == NOT_THERE {
                 next += 1;
             }
-            let hold = if self.differencing { Hold::Parent } else { Hold::Zero };
+            let hold = if self.differencing {
+                Hold::Parent
+            } else {
+                Hold::Zero
+            };
             let len = rest + (next - number - 1) * self.block;
             return Ok(Piece { len, hold });
         }
         let data = sector * SECTOR_BYTES + self.bitmap;
         if !self.differencing {
             // As QEMU has it: a block that is there is there as a whole.
-            return Ok(Piece { len: rest, hold: Hold::File(data + within) });
+            return Ok(Piece {
+                len: rest,
+                hold: Hold::File(data + within),
+            });
         }
         self.load(number, sector * SECTOR_BYTES, read)?;
         let sectors = self.block / SECTOR_BYTES;
@@ -309,7 +345,11 @@ impl Blocks {
             byte.is_some_and(|byte| byte >> (7 - n % 8) & 1 == 1)
         };
         let (here, count) = bit_run(within / SECTOR_BYTES, sectors, &bit);
-        let hold = if here { Hold::File(data + within) } else { Hold::Parent };
+        let hold = if here {
+            Hold::File(data + within)
+        } else {
+            Hold::Parent
+        };
         let len = count * SECTOR_BYTES - within % SECTOR_BYTES;
         Ok(Piece { len, hold })
     }
@@ -317,7 +357,8 @@ impl Blocks {
     fn load(&mut self, number: u64, at: u64, read: &mut Read<'_>) -> Result<()> {
         if self.held_block != Some(number) {
             self.held_block = None;
-            self.held.resize(usize::try_from(self.bitmap).unwrap_or(0), 0);
+            self.held
+                .resize(usize::try_from(self.bitmap).unwrap_or(0), 0);
             read(at, &mut self.held)?;
             self.held_block = Some(number);
         }
@@ -338,7 +379,9 @@ fn parent(len: u64, header: &[u8; HEADER], read: &mut Read<'_>) -> Result<Parent
             continue;
         }
         if bytes > IMPORT_NAME_BYTES_MAX {
-            return Err(VHD.bad(format!("the name of its parent is said to have {bytes} bytes")));
+            return Err(VHD.bad(format!(
+                "the name of its parent is said to have {bytes} bytes"
+            )));
         }
         VHD.inside(len, place, bytes, "the name of its parent")?;
         let mut raw = vec![0; usize::try_from(bytes).unwrap_or(0)];
@@ -346,7 +389,11 @@ fn parent(len: u64, header: &[u8; HEADER], read: &mut Read<'_>) -> Result<Parent
         match &code {
             b"W2ru" => near.push(utf16(&raw, false)),
             b"W2ku" => far.push(utf16(&raw, false)),
-            _ => far.push(String::from_utf8_lossy(&raw).trim_end_matches('\0').to_owned()),
+            _ => far.push(
+                String::from_utf8_lossy(&raw)
+                    .trim_end_matches('\0')
+                    .to_owned(),
+            ),
         }
     }
     near.push(utf16(&header[64..576], true));

@@ -37,7 +37,8 @@ pub(in crate::store::image) const fn guid(a: u32, b: u16, c: u16, d: u64) -> [u8
         d.to_be_bytes(),
     );
     [
-        a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7],
+        a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6],
+        d[7],
     ]
 }
 
@@ -105,7 +106,10 @@ impl Vhdx {
         };
         let (at, bytes) = regions.bat;
         if bytes / 8 < entries {
-            let why = format!("its block table has {} entries, {entries} are needed", bytes / 8);
+            let why = format!(
+                "its block table has {} entries, {entries} are needed",
+                bytes / 8
+            );
             return Err(VHDX.bad(why));
         }
         let mut this = Self {
@@ -293,7 +297,9 @@ impl Header {
                 found = Some(header);
             }
         }
-        found.ok_or_else(|| VHDX.bad("both of its headers are damaged (signature, version or checksum)"))
+        found.ok_or_else(|| {
+            VHDX.bad("both of its headers are damaged (signature, version or checksum)")
+        })
     }
 
     fn parse(raw: &[u8]) -> Option<Self> {
@@ -348,7 +354,9 @@ impl Regions {
             };
             VHDX.inside(len, place, bytes, "a region")?;
             if slot.replace((place, bytes)).is_some() || !place.is_multiple_of(MIB) || place < MIB {
-                return Err(VHDX.bad(format!("a region at offset {place} is named twice or misplaced")));
+                return Err(VHDX.bad(format!(
+                    "a region at offset {place} is named twice or misplaced"
+                )));
             }
         }
         match (bat, meta) {

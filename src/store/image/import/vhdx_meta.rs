@@ -96,11 +96,15 @@ fn check(meta: &Meta) -> Result<()> {
         return Err(VHDX.bad(format!("its blocks are said to have {block} bytes")));
     }
     if sector != 512 && sector != 4096 {
-        return Err(VHDX.bad(format!("its logical sectors are said to have {sector} bytes")));
+        return Err(VHDX.bad(format!(
+            "its logical sectors are said to have {sector} bytes"
+        )));
     }
     if !meta.size.is_multiple_of(sector) {
         let size = meta.size;
-        return Err(VHDX.bad(format!("its disk of {size} bytes ends inside a sector of {sector}")));
+        return Err(VHDX.bad(format!(
+            "its disk of {size} bytes ends inside a sector of {sector}"
+        )));
     }
     Ok(())
 }
@@ -162,7 +166,12 @@ mod test {
     fn a_guid_is_read_from_its_text() {
         let text = "{A8D35F2D-B30B-454d-ABF7-D3D84834AB0C}";
         assert_eq!(guid_text(text), Some(PARENT_LOCATOR));
-        for text in ["", "{}", "A8D35F2D-B30B-454D-ABF7-D3D84834AB0C", "{1-2-3-4-5}"] {
+        for text in [
+            "",
+            "{}",
+            "A8D35F2D-B30B-454D-ABF7-D3D84834AB0C",
+            "{1-2-3-4-5}",
+        ] {
             assert_eq!(guid_text(text), None, "{text}");
         }
     }

@@ -97,7 +97,9 @@ impl SparseExtent {
         }
         if !(1..=VMDK_TABLE_ENTRIES_MAX).contains(&header.per_table) {
             let entries = header.per_table;
-            return Err(VMDK.bad(format!("its grain tables are said to have {entries} entries")));
+            return Err(VMDK.bad(format!(
+                "its grain tables are said to have {entries} entries"
+            )));
         }
         let entries = size.div_ceil(grain * header.per_table);
         let at = header.directory_at.saturating_mul(SECTOR_BYTES);
@@ -196,11 +198,15 @@ impl SparseExtent {
         let fields = Fields(&marker);
         let (lba, bytes) = (fields.le64(0), fields.le32(8));
         if lba.checked_mul(SECTOR_BYTES) != Some(disk_at) {
-            let why = format!("at sector {sector} lies a grain of sector {lba}, not of disk offset {disk_at}");
+            let why = format!(
+                "at sector {sector} lies a grain of sector {lba}, not of disk offset {disk_at}"
+            );
             return Err(VMDK.bad(why));
         }
         if bytes == 0 || u64::from(bytes) > 2 * self.grain {
-            return Err(VMDK.bad(format!("the grain of disk offset {disk_at} has {bytes} bytes")));
+            return Err(VMDK.bad(format!(
+                "the grain of disk offset {disk_at} has {bytes} bytes"
+            )));
         }
         let what = format!("the grain of disk offset {disk_at}");
         VMDK.inside(self.file_len, at + MARKER, bytes.into(), what)?;

@@ -51,7 +51,10 @@ pub(in crate::store::image) fn parse(text: &[u8]) -> Result<Vec<TextExtent>> {
         };
         total = total.saturating_add(extent.bytes);
         if total > DISK_BYTES_MAX || extents.len() >= VMDK_EXTENTS_MAX {
-            let why = format!("describes a disk of {total} bytes in {} extents", extents.len() + 1);
+            let why = format!(
+                "describes a disk of {total} bytes in {} extents",
+                extents.len() + 1
+            );
             return Err(VMDK.unsupported(why, "import a smaller disk"));
         }
         extents.push(extent);
@@ -79,9 +82,15 @@ fn extent(line: &str) -> Result<Option<TextExtent>> {
     if access == "NOACCESS" {
         return Err(VMDK.unsupported("has an extent that nobody may read", CONVERT));
     }
-    let (sectors, rest) = rest.trim_start().split_once(char::is_whitespace).ok_or_else(bad)?;
+    let (sectors, rest) = rest
+        .trim_start()
+        .split_once(char::is_whitespace)
+        .ok_or_else(bad)?;
     let sectors: u64 = sectors.parse().map_err(|_| bad())?;
-    let bytes = sectors.checked_mul(SECTOR_BYTES).filter(|b| *b > 0).ok_or_else(bad)?;
+    let bytes = sectors
+        .checked_mul(SECTOR_BYTES)
+        .filter(|b| *b > 0)
+        .ok_or_else(bad)?;
     let rest = rest.trim_start();
     let (kind, rest) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let mut parts = rest.split('"');
@@ -91,7 +100,11 @@ fn extent(line: &str) -> Result<Option<TextExtent>> {
         ("ZERO", _) => Kind::Zero,
         ("SPARSE", Some(name)) => Kind::Sparse(name),
         ("FLAT" | "VMFS", Some(name)) => {
-            let sector: u64 = if offset.is_empty() { 0 } else { offset.parse().map_err(|_| bad())? };
+            let sector: u64 = if offset.is_empty() {
+                0
+            } else {
+                offset.parse().map_err(|_| bad())?
+            };
             let at = sector.checked_mul(SECTOR_BYTES).ok_or_else(bad)?;
             Kind::Flat(name, at)
         }
@@ -117,7 +130,10 @@ mod test {
             (6, Kind::Flat("b-flat.vmdk".into(), 1024)),
             (8, Kind::Zero),
         ];
-        let kinds = kinds.map(|(sectors, kind)| TextExtent { bytes: sectors * 512, kind });
+        let kinds = kinds.map(|(sectors, kind)| TextExtent {
+            bytes: sectors * 512,
+            kind,
+        });
         assert_eq!(found, kinds);
     }
 
