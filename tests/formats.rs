@@ -15,6 +15,9 @@
 mod build;
 #[path = "formats/chains.rs"]
 mod chains;
+#[path = "formats/cli.rs"]
+mod cli;
+mod common;
 #[path = "formats/exports.rs"]
 mod exports;
 #[path = "formats/hostile.rs"]

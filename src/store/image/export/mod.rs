@@ -204,14 +204,12 @@ impl ExportSink for SparseFile {
     }
 }
 
+/// Takes a block's number, a place in it, and bytes.
+type EachPart<'a> = dyn FnMut(u64, u64, &[u8]) -> Result<()> + 'a;
+
 /// Calls `each` for the parts of `bytes` that lie in blocks of `block` bytes: the block's number, the place
 /// in it, the part.
-fn by_block(
-    offset: u64,
-    bytes: &[u8],
-    block: u64,
-    each: &mut dyn FnMut(u64, u64, &[u8]) -> Result<()>,
-) -> Result<()> {
+fn by_block(offset: u64, bytes: &[u8], block: u64, each: &mut EachPart<'_>) -> Result<()> {
     let (mut at, mut rest) = (offset, bytes);
     while !rest.is_empty() {
         let within = at % block;

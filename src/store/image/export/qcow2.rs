@@ -64,7 +64,7 @@ impl Qcow2 {
         };
         let at = usize::try_from(number % PER_TABLE).unwrap_or(0);
         if entries[at] == 0 {
-            entries[at] = new * CLUSTER | COPIED;
+            entries[at] = (new * CLUSTER) | COPIED;
             self.next += 1;
         }
         self.file.put((entries[at] & !COPIED) + within, bytes)

@@ -14,7 +14,7 @@
 
 mod chain;
 mod input;
-mod layout;
+pub(super) mod layout;
 mod magic;
 mod packed;
 pub mod qcow2;
@@ -23,8 +23,8 @@ pub mod raw;
 pub(super) mod vhd;
 pub(super) mod vhdx;
 pub(super) mod vhdx_meta;
-mod vmdk;
-mod vmdk_text;
+pub(super) mod vmdk;
+pub(super) mod vmdk_text;
 
 use std::fmt;
 use std::path::Path;
