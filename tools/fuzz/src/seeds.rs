@@ -525,7 +525,7 @@ fn disks(place: &Place) {
         &[&[3, 0, 0x1f, 0x8b, 8][..], &[0; 600]].concat(),
     );
     for (name, packed) in PACKED {
-        place.put(&format!("{name}-packed"), &[&[3, 0], packed].concat());
+        place.put(&format!("{name}-packed"), &join(&[&[3, 0], packed]));
     }
     foreign_disks(place);
 }
@@ -552,63 +552,99 @@ const PACKED: [(&str, &[u8]); 3] = [
     ),
 ];
 
-/// Parts of files for the readers of VHD, VHDX and VMDK: unit and number of the place, length, bytes.
+/// Bytes one after the other.
+fn join(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+/// Parts of a file for the readers of VHD, VHDX and VMDK: unit and number of the place, length, bytes.
+fn pieces(reader: u8, parts: &[(u8, u8, Vec<u8>)]) -> Vec<u8> {
+    let mut out = vec![reader, 0, 0];
+    for (unit, number, bytes) in parts {
+        out.extend_from_slice(&[*unit, *number]);
+        out.push(u8::try_from(bytes.len()).expect("a short part"));
+        out.extend_from_slice(bytes);
+    }
+    out
+}
+
 fn foreign_disks(place: &Place) {
-    let file = |reader: u8, parts: &[(u8, u8, Vec<u8>)]| {
-        let mut out = vec![reader, 0, 0];
-        for (unit, number, bytes) in parts {
-            out.extend_from_slice(&[*unit, *number]);
-            out.push(u8::try_from(bytes.len()).expect("a short part"));
-            out.extend_from_slice(bytes);
-        }
-        out
-    };
-    let be32 = |n: u32| n.to_be_bytes().to_vec();
+    let long = |n: u64| n.to_be_bytes();
     for (name, kind) in [("fixed", 2), ("dynamic", 3), ("differencing", 4)] {
-        let mut footer = [
-            b"conectix\0\0\0\x02\0\x01\0\0\0\0\0\0\0\0\x02\0",
-            &[0; 4][..],
-        ]
-        .concat();
-        footer.extend([b"win \0\0\0\0\0\0\0\0", &[0, 0, 0, 0, 0, 0, 0x40, 0][..]].concat());
-        footer.extend([&[0, 0, 0, 0, 0, 0, 0x40, 0, 0, 1, 1, 1][..], &be32(kind)].concat());
-        let mut header = [
+        let footer = join(&[
+            b"conectix\0\0\0\x02\0\x01\0\0",
+            &long(512),
+            &[0; 4],
+            b"win \0\0\0\0\0\0\0\0",
+            &long(16_384),
+            &long(16_384),
+            &[0, 1, 1, 1, 0, 0, 0, kind],
+        ]);
+        let header = join(&[
             b"cxsparse",
-            &[0xff; 8][..],
-            &[0, 0, 0, 0, 0, 0, 8, 0, 0, 1, 0, 0],
-        ]
-        .concat();
-        header.extend([be32(4), be32(4096)].concat());
-        let table = [be32(8), be32(u32::MAX), be32(24), be32(40)].concat();
+            &[0xff; 8],
+            &long(2048),
+            &[0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0x10, 0],
+        ]);
+        let table = [8, u32::MAX, 24, 40].map(u32::to_be_bytes).concat();
         let parts = [
             (0, 0, footer),
             (0, 1, header),
             (0, 4, table),
             (0, 8, vec![0xf0; 2]),
         ];
-        place.put(&format!("vhd-{name}"), &file(4, &parts));
+        place.put(&format!("vhd-{name}"), &pieces(4, &parts));
     }
-    let le64 = |n: u64| n.to_le_bytes().to_vec();
-    let mut header = [
+    place.put("vhdx", &small_vhdx());
+    for (name, flags) in [("sparse", 1_u32), ("stream", 1 | 1 << 16 | 1 << 17)] {
+        let long = |n: u64| n.to_le_bytes();
+        let header = join(&[
+            b"KDMV\x01\0\0\0",
+            &flags.to_le_bytes(),
+            &[long(64), long(8), long(0), long(0)].concat(),
+            &[4, 0, 0, 0],
+            &[long(0), long(2), long(16)].concat(),
+            b"\0\n \r\n\x01\0",
+        ]);
+        let grains = [16_u32, 0, 24, 0].map(u32::to_le_bytes).concat();
+        let tables = [3_u32, 0].map(u32::to_le_bytes).concat();
+        let marker = join(&[
+            &long(0),
+            &[16, 0, 0, 0],
+            b"\x78\x9c\x63\x60\x18\x05\xa3\x60",
+        ]);
+        let parts = [
+            (0, 0, header),
+            (0, 2, tables),
+            (0, 3, grains),
+            (0, 16, marker),
+        ];
+        place.put(&format!("vmdk-{name}"), &pieces(6, &parts));
+    }
+    let text = b"\x07# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\n\
+        RW 64 SPARSE \"a.vmdk\"\nRW 8 FLAT \"b\" 3\nRW 9 ZERO\n";
+    place.put("vmdk-text", text);
+}
+
+/// Headers, regions, three metadata items, two blocks of which one is there.
+fn small_vhdx() -> Vec<u8> {
+    let long = |n: u64| n.to_le_bytes();
+    let header = join(&[
         b"head\0\0\0\0",
-        &le64(1)[..],
+        &long(1),
         &[0; 50],
         &[1, 0, 0, 0, 0x10, 0],
-    ]
-    .concat();
-    header.extend(le64(1 << 20));
-    let bat = *b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08";
-    let meta = *b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e";
-    let mut regions = [&b"regi\0\0\0\0\x02\0\0\0\0\0\0\0"[..], &bat, &le64(3 << 20)].concat();
-    regions.extend(
-        [
-            &[0, 0, 0x10, 0, 1, 0, 0, 0][..],
-            &meta,
-            &le64(2 << 20),
-            &[0, 0, 0x10, 0, 1],
-        ]
-        .concat(),
-    );
+        &long(1 << 20),
+    ]);
+    let regions = join(&[
+        b"regi\0\0\0\0\x02\0\0\0\0\0\0\0",
+        b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08",
+        &long(3 << 20),
+        &[0, 0, 0x10, 0, 1, 0, 0, 0],
+        b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e",
+        &long(2 << 20),
+        &[0, 0, 0x10, 0, 1],
+    ]);
     let items: [(&[u8; 16], &[u8]); 3] = [
         (
             b"\x37\x67\xa1\xca\x36\xfa\x43\x4d\xb3\xb6\x33\xf0\xaa\x44\xe7\x6b",
@@ -623,29 +659,15 @@ fn foreign_disks(place: &Place) {
             b"\0\x02\0\0",
         ),
     ];
-    let mut table = [&b"metadata\0\0\x03\0"[..], &[0; 20]].concat();
+    let mut table = join(&[b"metadata\0\0\x03\0", &[0; 20]]);
     let (mut values, mut at) = (Vec::new(), 64_u32 << 10);
     for (id, value) in items {
-        table.extend_from_slice(id);
-        table.extend_from_slice(&at.to_le_bytes());
-        table.extend_from_slice(&[
-            u8::try_from(value.len()).expect("short"),
-            0,
-            0,
-            0,
-            4,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-        ]);
+        let len = u32::try_from(value.len()).expect("a short item");
+        let rest = [at, len, 4, 0].map(u32::to_le_bytes).concat();
+        table.extend(join(&[id, &rest]));
         values.extend_from_slice(value);
-        at += u32::try_from(value.len()).expect("short");
+        at += len;
     }
-    let entries = [le64(4 << 20 | 6), le64(0)].concat();
     let parts = [
         (0, 0, b"vhdxfile".to_vec()),
         (1, 1, header.clone()),
@@ -654,44 +676,9 @@ fn foreign_disks(place: &Place) {
         (1, 4, regions),
         (2, 2, table),
         (1, 33, values),
-        (2, 3, entries),
+        (2, 3, join(&[&long(4 << 20 | 6), &long(0)])),
     ];
-    place.put("vhdx", &file(5, &parts));
-    for (name, flags) in [("sparse", 1_u32), ("stream", 1 | 1 << 16 | 1 << 17)] {
-        let mut header = [b"KDMV\x01\0\0\0", &flags.to_le_bytes()[..]].concat();
-        for sectors in [64, 8, 0, 0] {
-            header.extend(le64(sectors));
-        }
-        header.extend(
-            [
-                &[4, 0, 0, 0][..],
-                &le64(0),
-                &le64(2),
-                &le64(16),
-                &[0],
-                b"\n \r\n\x01\0",
-            ]
-            .concat(),
-        );
-        let grains = [16_u32, 0, 24, 0].map(u32::to_le_bytes).concat();
-        let tables = [3_u32, 0].map(u32::to_le_bytes).concat();
-        let marker = [
-            &le64(0)[..],
-            &[16, 0, 0, 0],
-            b"\x78\x9c\x63\x60\x18\x05\xa3\x60",
-        ]
-        .concat();
-        let parts = [
-            (0, 0, header),
-            (0, 2, tables),
-            (0, 3, grains),
-            (0, 16, marker),
-        ];
-        place.put(&format!("vmdk-{name}"), &file(6, &parts));
-    }
-    let text = b"\x07# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\n\
-        RW 64 SPARSE \"a.vmdk\"\nRW 8 FLAT \"b\" 3\nRW 9 ZERO\n";
-    place.put("vmdk-text", text);
+    pieces(5, &parts)
 }
 
 /// A qcow2 file of version 2 with clusters of 512 bytes: header, L1, L2, refcounts, one cluster of data.
