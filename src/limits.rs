@@ -292,6 +292,36 @@ pub const IMPORT_HASH_THREADS: usize = 2;
 pub const QCOW2_L1_BYTES_MAX: u64 = 32 << 20;
 /// Bytes of a qcow2 refcount table (the bound that QEMU has too).
 pub const QCOW2_REFTABLE_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of a mapping table that are in memory at a time.
+pub const IMPORT_TABLE_PAGE: u64 = 64 * 1024;
+/// Files in a chain of differencing disks.
+pub const IMPORT_CHAIN_MAX: usize = 64;
+/// Pieces of a disk that are put together to one extent by one call.
+pub const IMPORT_PIECES_MERGED: usize = 1024;
+/// Bytes of a parent's name in a disk file.
+pub const IMPORT_NAME_BYTES_MAX: u64 = 8192;
+/// Bytes of a VHD's block table: more than 2 TiB in blocks of 2 MiB need.
+pub const VHD_BAT_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a VHD's block; usual are 512 KiB and 2 MiB.
+pub const VHD_BLOCK_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of one metadata item of a VHDX.
+pub const VHDX_ITEM_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of a VMDK's grain; usual are 64 KiB.
+pub const VMDK_GRAIN_BYTES_MAX: u64 = 1 << 20;
+/// Entries of a VMDK's grain table (the bound that QEMU has too).
+pub const VMDK_TABLE_ENTRIES_MAX: u64 = 512;
+/// Bytes of a VMDK's grain directory.
+pub const VMDK_DIRECTORY_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of the text that describes a VMDK.
+pub const VMDK_TEXT_BYTES_MAX: u64 = 1 << 20;
+/// Extents of a VMDK: each is an open file. Split disks have one for each 2 GiB.
+pub const VMDK_EXTENTS_MAX: usize = 512;
+/// Memory of a decoder of a compressed disk, in KiB: what `xz -9` and `zstd --ultra --long` need.
+pub const UNPACK_MEMORY_KIB: u32 = if cfg!(fuzzing) { 4 << 10 } else { 160 << 10 };
+/// First bytes of a compressed disk that are kept, for its partition table.
+pub const UNPACK_HEAD_BYTES: usize = 1 << 20;
+/// Largest disk in a VHD file: sector numbers of 32 bits (2,040 GiB, as Hyper-V has it).
+pub const VHD_DISK_BYTES_MAX: u64 = 2040 << 30;
 /// Entries of a GUID partition table that are looked at.
 pub const GPT_ENTRIES_MAX: u32 = 1024;
 /// Logical partitions of an MBR that are looked at.

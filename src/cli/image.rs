@@ -74,12 +74,15 @@ pub(super) enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Writes a version out as a sparse raw disk
+    /// Writes a version out as a disk file with holes
     Export {
         /// The image version [default of a bare name: the newest]
         image: ImageRef,
         /// The file to write; it must not exist
         path: PathBuf,
+        /// Format of the file: raw, qcow2, vhd or vhdx
+        #[arg(long, default_value = "raw")]
+        format: String,
         /// Only show what would be done
         #[arg(long)]
         dry_run: bool,
@@ -93,9 +96,12 @@ pub(super) struct Import {
     /// The image's name; the next version number is given by itself
     #[arg(long)]
     name: ImageRef,
-    /// Format of the file: raw, qcow2, or auto by its first bytes
+    /// Format of the file: raw, qcow2, vhd, vhdx, vmdk, or auto by its content
     #[arg(long, default_value = "auto")]
     format: String,
+    /// Directory of the parents or extents that the file names [default: its own directory]
+    #[arg(long, value_name = "DIRECTORY")]
+    parents: Option<PathBuf>,
     /// Architecture of the operating system on it, like x86_64
     #[arg(long)]
     arch: Option<String>,
@@ -134,8 +140,9 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Export {
             image,
             path,
+            format,
             dry_run,
-        } => export(door, image, &path, dry_run).await,
+        } => export(door, image, &path, format, dry_run).await,
     }
 }
 
@@ -174,6 +181,7 @@ async fn import(door: &Door, args: Import) -> anyhow::Result<Exit> {
         path: absolute(&args.path)?,
         name: args.name,
         format: args.format,
+        parents: args.parents.as_deref().map(absolute).transpose()?,
         arch: args.arch,
         note: args.note,
         tags: args.tags,
@@ -406,10 +414,17 @@ async fn remove(door: &Door, image: ImageRef, dry_run: bool) -> anyhow::Result<E
     Ok(Exit::Good)
 }
 
-async fn export(door: &Door, image: ImageRef, path: &Path, dry_run: bool) -> anyhow::Result<Exit> {
+async fn export(
+    door: &Door,
+    image: ImageRef,
+    path: &Path,
+    format: String,
+    dry_run: bool,
+) -> anyhow::Result<Exit> {
     let ask = ImageExport {
         image,
         path: absolute(path)?,
+        format,
         dry_run,
     };
     let done: ImageExported =

@@ -1,7 +1,7 @@
 //! Images: imported, listed, shown, verified, exported. Every call to the store's images but the opening of
 //! a node's disk and the collection is here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::catalog::{
     Changes, ImageRecord, ImageRef, LATEST, Snapshot, VersionRecord, VersionSelector,
 };
 use crate::names::{ImageId, NodeSet};
-use crate::store::image::{SparseFile, import, inspect};
+use crate::store::image::{ExportFormat, import, inspect};
 use crate::units::UnixMillis;
 
 pub use crate::store::image::Progress;
@@ -28,9 +28,12 @@ pub struct ImageImport {
     pub path: PathBuf,
     /// `debian12` for its next version, `debian12:7` for that one.
     pub name: ImageRef,
-    /// `auto`, `raw` or `qcow2`.
+    /// `auto`, `raw`, `qcow2`, `vhd`, `vhdx` or `vmdk`.
     #[serde(default = "auto")]
     pub format: String,
+    /// Directory of the parents or extents that the file names; else its own.
+    #[serde(default)]
+    pub parents: Option<PathBuf>,
     /// `x86_64` or `arm64`.
     #[serde(default)]
     pub arch: Option<String>,
@@ -47,6 +50,10 @@ pub struct ImageImport {
 
 fn auto() -> String {
     "auto".to_owned()
+}
+
+fn raw() -> String {
+    "raw".to_owned()
 }
 
 /// What an import did, or would do.
@@ -138,7 +145,7 @@ pub struct BadPlace {
     pub why: String,
 }
 
-/// Writes an image version to a raw file with holes.
+/// Writes an image version to a disk file with holes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageExport {
@@ -146,6 +153,9 @@ pub struct ImageExport {
     pub image: ImageRef,
     /// The file, which must not exist, as seen by the head.
     pub path: PathBuf,
+    /// `raw`, `qcow2`, `vhd` or `vhdx`.
+    #[serde(default = "raw")]
+    pub format: String,
     /// Only tell.
     #[serde(default)]
     pub dry_run: bool,
@@ -181,7 +191,13 @@ impl Head {
         let planned = self
             .catalog
             .rehearse(|changes| register(changes, &ask.name, &ask.tags, record))?;
-        let mut source = import::open(&ask.path, format)?;
+        let options = import::Options {
+            format,
+            parents: ask.parents.as_deref(),
+            progress: report,
+            cancel,
+        };
+        let mut source = import::open_with(&ask.path, &options)?;
         let size = source.size();
         if ask.dry_run {
             return Ok(ImageImported {
@@ -289,47 +305,40 @@ impl Head {
         })
     }
 
-    /// Writes a version to a new raw file. What a failed export left is removed. Blocking and long.
+    /// Writes a version to a new disk file. What a failed export left is removed. Blocking and long.
     ///
     /// # Errors
-    /// No such version; the file exists or cannot be written; cancelled; the store's.
+    /// No such version; the disk is too large for the format; the file exists or cannot be written;
+    /// cancelled; the store's.
     pub fn image_export(
         &self,
         ask: &ImageExport,
         report: Report<'_>,
         cancel: &AtomicBool,
     ) -> Result<ImageExported> {
+        let format: ExportFormat = ask.format.parse().map_err(HeadError::invalid)?;
         let now = self.snapshot();
         let (record, version) = find(&now, &ask.image)?;
-        if ask.path.exists() {
+        format.check_size(version.size)?;
+        if ask.path.symlink_metadata().is_ok() {
             let path = ask.path.display();
             let message = format!("{path} exists already; choose another file, or remove it first");
             return Err(HeadError::conflict(message));
         }
         if !ask.dry_run {
-            self.write_export(version.id, &ask.path, report, cancel)?;
+            let within = |e| HeadError::from(e).within(format!("export to {}", ask.path.display()));
+            let mut file = format.create(&ask.path, version.id)?;
+            let written = self
+                .store
+                .images
+                .export(version.id, &mut *file, report, cancel);
+            written.map_err(within)?;
         }
         Ok(ImageExported {
             label: record.label(version.version),
             path: ask.path.clone(),
             size: version.size,
             dry_run: ask.dry_run,
-        })
-    }
-
-    fn write_export(
-        &self,
-        id: ImageId,
-        path: &Path,
-        report: Report<'_>,
-        cancel: &AtomicBool,
-    ) -> Result<()> {
-        let mut file = SparseFile::create(path)?;
-        let written = self.store.images.export(id, &mut file, report, cancel);
-        written.map_err(|e| {
-            // A half disk is worse than none; if it cannot go, the message still says that it failed.
-            let _ = std::fs::remove_file(path);
-            HeadError::from(e).within(format!("export to {}", path.display()))
         })
     }
 }

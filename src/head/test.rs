@@ -79,6 +79,7 @@ impl Bench {
             path: self.file(byte),
             name: ImageRef::parse(name).unwrap(),
             format: "raw".into(),
+            parents: None,
             arch: Some("x86_64".into()),
             note: None,
             tags: Vec::new(),
@@ -360,6 +361,7 @@ fn an_image_is_shown_verified_and_exported() {
     let ask = ImageExport {
         image,
         path: bench.top.path().join("out.raw"),
+        format: "raw".into(),
         dry_run: false,
     };
     bench.head().image_export(&ask, &|_| (), &no).unwrap();
@@ -375,6 +377,7 @@ fn a_cancelled_export_leaves_no_file() {
     let ask = ImageExport {
         image: ImageRef::parse("d").unwrap(),
         path: bench.top.path().join("out.raw"),
+        format: "raw".into(),
         dry_run: false,
     };
     let yes = AtomicBool::new(true);

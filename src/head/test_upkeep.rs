@@ -29,6 +29,7 @@ fn import(bench: &Bench, image: &str, bytes: &[u8]) -> ImageImported {
     let path = bench.state().join("../golden.raw");
     std::fs::write(&path, bytes).unwrap();
     let ask = ImageImport {
+        parents: None,
         path,
         name: ImageRef::parse(image).unwrap(),
         format: "raw".into(),

@@ -52,7 +52,7 @@ mod test_warm;
 
 pub use bad::{BadNews, BadPlace, Fault};
 pub use diff::{Difference, FileChange, FileDifference, PartDifference, Side, difference};
-pub use export::{ExportSink, SparseFile};
+pub use export::{ExportFormat, ExportSink, SparseFile};
 pub use import::{Extent, ExtentKind, Source};
 pub use ingest::Progress;
 pub use manifest::{ChunkId, Place};

@@ -194,35 +194,36 @@ fn a_disk_beyond_the_bound_is_refused() {
 #[test]
 fn foreign_formats_are_recognised_and_not_taken_for_raw() {
     let files = Files::new();
-    for (name, magic, says) in [
-        ("vhdx", &b"vhdxfile"[..], "VHDX"),
-        ("vmdk", b"KDMV\x01\0\0\0", "VMDK"),
-        ("vhd", b"conectix", "VHD"),
-        ("gz", b"\x1f\x8b\x08\0", "gzip"),
-        ("xz", b"\xfd7zXZ\0", "xz"),
-        ("zst", b"\x28\xb5\x2f\xfd", "zstd"),
+    for (name, magic, kind, says) in [
+        ("vhdx", &b"vhdxfile"[..], ErrorKind::InvalidFormat, "VHDX"),
+        (
+            "vmdk",
+            b"KDMV\x01\0\0\0",
+            ErrorKind::InvalidFormat,
+            "one extent",
+        ),
+        ("vhd", b"conectix", ErrorKind::InvalidFormat, "VHD"),
+        ("gz", b"\x1f\x8b\x08\0", ErrorKind::InvalidFormat, "gzip"),
+        ("xz", b"\xfd7zXZ\0", ErrorKind::InvalidFormat, "xz"),
+        ("zst", b"\x28\xb5\x2f\xfd", ErrorKind::InvalidFormat, "zstd"),
+        (
+            "zip",
+            b"PK\x03\x04",
+            ErrorKind::Unsupported,
+            "not supported; unpack",
+        ),
+        (
+            "qed",
+            b"QED\0",
+            ErrorKind::Unsupported,
+            "qemu-img convert -O raw",
+        ),
     ] {
         let mut bytes = vec![0; 4096];
         bytes[..magic.len()].copy_from_slice(magic);
         let path = files.write(name, &bytes);
-        check(
-            &refusal(&path),
-            ErrorKind::Unsupported,
-            &path,
-            &[says, "not supported yet"],
-        );
+        check(&refusal(&path), kind, &path, &[says]);
         import::open(&path, Format::Raw).unwrap();
-    }
-    for format in ["vhdx", "vmdk", "vpc", "vdi", "qed"] {
-        let path = files.path(format);
-        let raw = files.write("raw", &disk()[..512 * KIB]);
-        qemu_img(&["convert", "-f", "raw", "-O", format], &[&raw, &path]);
-        check(
-            &refusal(&path),
-            ErrorKind::Unsupported,
-            &path,
-            &["qemu-img convert -O raw"],
-        );
     }
     let path = files.write("raw", &disk());
     let e = import::open(&path, Format::Qcow2).map(drop).unwrap_err();
@@ -232,7 +233,6 @@ fn foreign_formats_are_recognised_and_not_taken_for_raw() {
         &path,
         &["is not a qcow2 file"],
     );
-    assert!("vhdx".parse::<Format>().unwrap_err().contains("qemu-img"));
     assert!("qcow".parse::<Format>().is_err());
 }
 

@@ -1,5 +1,6 @@
-//! Disk images that somebody brings along: partition tables and qcow2 files. The first byte chooses: a
-//! table on a sparse disk, the check of a qcow2 mapping, or a whole file through the importer.
+//! Disk images that somebody brings along: partition tables and files of many formats. The first byte
+//! chooses: a table on a sparse disk, the check of a qcow2 mapping, a whole file through the importer, the
+//! reader of VHD, VHDX or VMDK over a file in pieces, or the text of a VMDK.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::sync::OnceLock;
 
 use arbitrary::Unstructured;
 use reveille::limits;
+use reveille::store::image::fuzzing::Reader;
 use reveille::store::image::import::{self, ExtentKind, Format};
 use reveille::store::image::{fuzzing, inspect};
 
@@ -18,14 +20,31 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 fn choose(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
-    match u.arbitrary::<u8>()? % 4 {
+    match u.arbitrary::<u8>()? % 8 {
         0 | 1 => tables(u),
+        4 => foreign(Reader::Vhd, u),
+        5 => foreign(Reader::Vhdx, u),
+        6 => foreign(Reader::Vmdk, u),
+        7 => {
+            let text = u.bytes(u.len())?;
+            let extents = fuzzing::vmdk_extents(text).unwrap_or(0);
+            assert!(extents <= limits::VMDK_EXTENTS_MAX);
+            Ok(())
+        }
         2 => {
             mapping(u.bytes(u.len())?);
             Ok(())
         }
         _ => {
-            let format = [Format::Auto, Format::Raw, Format::Qcow2][u.choose_index(3)?];
+            let formats = [
+                Format::Auto,
+                Format::Raw,
+                Format::Qcow2,
+                Format::Vhd,
+                Format::Vhdx,
+                Format::Vmdk,
+            ];
+            let format = formats[u.choose_index(formats.len())?];
             file(format, u.bytes(u.len())?);
             Ok(())
         }
@@ -152,6 +171,65 @@ fn mapping(bytes: &[u8]) {
     if let Ok(size) = size {
         assert!(size <= limits::DISK_BYTES_MAX);
     }
+}
+
+/// A file of which some parts are written: their place in units of a sector or of 64 KiB, then their bytes.
+/// Checksums are made right.
+fn foreign(reader: Reader, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+    let mut file = match reader {
+        Reader::Vhdx => vec![0; 5 << 20],
+        Reader::Vhd | Reader::Vmdk => vec![0; 256 << 10],
+    };
+    let keep = usize::from(u.arbitrary::<u16>()?);
+    while !u.is_empty() {
+        let (unit, number): (u8, u8) = (u.arbitrary()?, u.arbitrary()?);
+        let unit = [SECTOR, 64 << 10, 1 << 20, 4][usize::from(unit % 4)];
+        let at = unit * usize::from(number);
+        let len = usize::from(u.arbitrary::<u8>()?).min(u.len());
+        let bytes = u.bytes(len)?;
+        if let Some(part) = file.get_mut(at..at + bytes.len()) {
+            part.copy_from_slice(bytes);
+        }
+    }
+    if !matches!(reader, Reader::Vmdk) {
+        fuzzing::mend(&mut file);
+    }
+    // Cut short by some sectors at times.
+    if keep & 3 == 3 {
+        file.truncate(file.len().saturating_sub(keep * 16).max(1));
+    }
+    let len = file.len() as u64;
+    let mut read_bytes = 0;
+    let size = fuzzing::foreign(reader, len, &mut |offset, out| {
+        let end = offset.checked_add(out.len() as u64);
+        assert!(
+            end.is_some_and(|end| end <= len),
+            "read past the end: {offset}+{}",
+            out.len()
+        );
+        read_bytes += out.len();
+        if read_bytes > 256 << 20 {
+            let why = "enough";
+            return Err(reveille::store::Error::new(
+                reveille::store::ErrorKind::Io,
+                why,
+            ));
+        }
+        let from = usize::try_from(offset).expect("inside a file in memory");
+        out.copy_from_slice(&file[from..from + out.len()]);
+        Ok(())
+    });
+    match size {
+        Ok(size) => assert!(size > 0 && size <= limits::DISK_BYTES_MAX),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(
+                text.len() < 4000 && !text.chars().any(char::is_control),
+                "{text:?}"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn place() -> &'static PathBuf {

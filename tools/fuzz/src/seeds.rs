@@ -524,6 +524,161 @@ fn disks(place: &Place) {
         "gzip-file",
         &[&[3, 0, 0x1f, 0x8b, 8][..], &[0; 600]].concat(),
     );
+    for (name, packed) in PACKED {
+        place.put(&format!("{name}-packed"), &join(&[&[3, 0], packed]));
+    }
+    foreign_disks(place);
+}
+
+/// 2,048 zeros, packed by gzip, xz and zstd.
+const PACKED: [(&str, &[u8]); 3] = [
+    (
+        "gzip",
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x63\x60\x18\x05\xa3\x60\x14\x8c\x82\x51\
+            \x30\x0a\x46\xc1\x48\x03\x00\x9e\xba\xe8\xf1\x00\x08\x00\x00",
+    ),
+    (
+        "xz",
+        b"\xfd\x37\x7a\x58\x5a\x00\x00\x04\xe6\xd6\xb4\x46\x02\x00\x21\x01\x0c\x00\x00\x00\
+            \x8f\x98\x41\x9c\xe0\x07\xff\x00\x11\x5d\x00\x00\x6f\xfd\xff\xff\xa3\xb7\xff\x47\
+            \x3e\x48\x15\x70\x94\xa9\x60\x00\x00\x00\x00\x00\x47\xe3\x27\x24\x18\x68\xfb\x38\
+            \x00\x01\x2d\x80\x10\x00\x00\x00\x38\x25\x98\x99\xb1\xc4\x67\xfb\x02\x00\x00\x00\
+            \x00\x04\x59\x5a",
+    ),
+    (
+        "zstd",
+        b"\x28\xb5\x2f\xfd\x04\x58\x4d\x00\x00\x10\x00\x00\x01\x00\xfb\xff\x00\x0b\x02\x3e\
+            \xd8\xa4",
+    ),
+];
+
+/// Bytes one after the other.
+fn join(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+/// Parts of a file for the readers of VHD, VHDX and VMDK: unit and number of the place, length, bytes.
+fn pieces(reader: u8, parts: &[(u8, u8, Vec<u8>)]) -> Vec<u8> {
+    let mut out = vec![reader, 0, 0];
+    for (unit, number, bytes) in parts {
+        out.extend_from_slice(&[*unit, *number]);
+        out.push(u8::try_from(bytes.len()).expect("a short part"));
+        out.extend_from_slice(bytes);
+    }
+    out
+}
+
+fn foreign_disks(place: &Place) {
+    let long = |n: u64| n.to_be_bytes();
+    for (name, kind) in [("fixed", 2), ("dynamic", 3), ("differencing", 4)] {
+        let footer = join(&[
+            b"conectix\0\0\0\x02\0\x01\0\0",
+            &long(512),
+            &[0; 4],
+            b"win \0\0\0\0\0\0\0\0",
+            &long(16_384),
+            &long(16_384),
+            &[0, 1, 1, 1, 0, 0, 0, kind],
+        ]);
+        let header = join(&[
+            b"cxsparse",
+            &[0xff; 8],
+            &long(2048),
+            &[0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0x10, 0],
+        ]);
+        let table = [8, u32::MAX, 24, 40].map(u32::to_be_bytes).concat();
+        let parts = [
+            (0, 0, footer),
+            (0, 1, header),
+            (0, 4, table),
+            (0, 8, vec![0xf0; 2]),
+        ];
+        place.put(&format!("vhd-{name}"), &pieces(4, &parts));
+    }
+    place.put("vhdx", &small_vhdx());
+    for (name, flags) in [("sparse", 1_u32), ("stream", 1 | 1 << 16 | 1 << 17)] {
+        let long = |n: u64| n.to_le_bytes();
+        let header = join(&[
+            b"KDMV\x01\0\0\0",
+            &flags.to_le_bytes(),
+            &[long(64), long(8), long(0), long(0)].concat(),
+            &[4, 0, 0, 0],
+            &[long(0), long(2), long(16)].concat(),
+            b"\0\n \r\n\x01\0",
+        ]);
+        let grains = [16_u32, 0, 24, 0].map(u32::to_le_bytes).concat();
+        let tables = [3_u32, 0].map(u32::to_le_bytes).concat();
+        let marker = join(&[
+            &long(0),
+            &[16, 0, 0, 0],
+            b"\x78\x9c\x63\x60\x18\x05\xa3\x60",
+        ]);
+        let parts = [
+            (0, 0, header),
+            (0, 2, tables),
+            (0, 3, grains),
+            (0, 16, marker),
+        ];
+        place.put(&format!("vmdk-{name}"), &pieces(6, &parts));
+    }
+    let text = b"\x07# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\n\
+        RW 64 SPARSE \"a.vmdk\"\nRW 8 FLAT \"b\" 3\nRW 9 ZERO\n";
+    place.put("vmdk-text", text);
+}
+
+/// Headers, regions, three metadata items, two blocks of which one is there.
+fn small_vhdx() -> Vec<u8> {
+    let long = |n: u64| n.to_le_bytes();
+    let header = join(&[
+        b"head\0\0\0\0",
+        &long(1),
+        &[0; 50],
+        &[1, 0, 0, 0, 0x10, 0],
+        &long(1 << 20),
+    ]);
+    let regions = join(&[
+        b"regi\0\0\0\0\x02\0\0\0\0\0\0\0",
+        b"\x66\x77\xc2\x2d\x23\xf6\x00\x42\x9d\x64\x11\x5e\x9b\xfd\x4a\x08",
+        &long(3 << 20),
+        &[0, 0, 0x10, 0, 1, 0, 0, 0],
+        b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e",
+        &long(2 << 20),
+        &[0, 0, 0x10, 0, 1],
+    ]);
+    let items: [(&[u8; 16], &[u8]); 3] = [
+        (
+            b"\x37\x67\xa1\xca\x36\xfa\x43\x4d\xb3\xb6\x33\xf0\xaa\x44\xe7\x6b",
+            b"\0\0\x10\0\0\0\0\0",
+        ),
+        (
+            b"\x24\x42\xa5\x2f\x1b\xcd\x76\x48\xb2\x11\x5d\xbe\xd8\x3b\xf4\xb8",
+            b"\0\0\x20\0\0\0\0\0",
+        ),
+        (
+            b"\x1d\xbf\x41\x81\x6f\xa9\x09\x47\xba\x47\xf2\x33\xa8\xfa\xab\x5f",
+            b"\0\x02\0\0",
+        ),
+    ];
+    let mut table = join(&[b"metadata\0\0\x03\0", &[0; 20]]);
+    let (mut values, mut at) = (Vec::new(), 64_u32 << 10);
+    for (id, value) in items {
+        let len = u32::try_from(value.len()).expect("a short item");
+        let rest = [at, len, 4, 0].map(u32::to_le_bytes).concat();
+        table.extend(join(&[id, &rest]));
+        values.extend_from_slice(value);
+        at += len;
+    }
+    let parts = [
+        (0, 0, b"vhdxfile".to_vec()),
+        (1, 1, header.clone()),
+        (1, 2, header),
+        (1, 3, regions.clone()),
+        (1, 4, regions),
+        (2, 2, table),
+        (1, 33, values),
+        (2, 3, join(&[&long(4 << 20 | 6), &long(0)])),
+    ];
+    pieces(5, &parts)
 }
 
 /// A qcow2 file of version 2 with clusters of 512 bytes: header, L1, L2, refcounts, one cluster of data.

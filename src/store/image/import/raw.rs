@@ -1,6 +1,7 @@
 //! Raw files and block devices, holes left out.
 
 use std::io;
+use std::path::Path;
 
 use rustix::fs::SeekFrom;
 
@@ -72,17 +73,16 @@ impl Source for Raw {
     }
 }
 
-/// Refuses a file whose partition table says that the disk is larger: it was cut short in copying.
-pub(super) fn check_whole(input: &Input) -> Result<()> {
-    let found = inspect::inspect(input.len, &mut |offset, out| input.read_at(offset, out))?;
-    if found.claimed_bytes <= input.len {
+/// Refuses a disk whose partition table says that it is larger: it was cut short in copying.
+pub(super) fn check_whole(path: &Path, len: u64, read: &mut inspect::Read<'_>) -> Result<()> {
+    let found = inspect::inspect(len, read)?;
+    if found.claimed_bytes <= len {
         return Ok(());
     }
     let why = format!(
-        "{} ends at offset {}, but its partition table needs {} bytes: it is cut short; copy it again \
+        "{} ends at offset {len}, but its partition table needs {} bytes: it is cut short; copy it again \
          (or import it as it is with --format raw)",
-        input.path.display(),
-        input.len,
+        path.display(),
         found.claimed_bytes
     );
     Err(Error::new(ErrorKind::InvalidFormat, why))
