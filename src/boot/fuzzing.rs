@@ -75,6 +75,8 @@ fn node(number: u8) -> NodeRecord {
         } else {
             LoaderPolicy::Auto
         },
+        layer_limit: None,
+        layer_warn: None,
         power: None,
         profile: None,
         inherits: crate::catalog::SettingSet::default(),
