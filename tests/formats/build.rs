@@ -27,6 +27,9 @@ pub(crate) fn mend_vhd_header(header: &mut [u8]) {
     put(header, 36, &sum.to_be_bytes());
 }
 
+/// Kinds of names, and the names.
+type Names = Vec<(&'static str, String)>;
+
 /// What a block of a built disk is.
 #[derive(Clone, Debug)]
 pub(crate) enum Block {
@@ -51,7 +54,7 @@ pub(crate) struct Plan {
     pub(crate) blocks: Vec<Block>,
     pub(crate) id: [u8; 16],
     /// Of a differencing disk: the parent's identity, and names for it.
-    pub(crate) parent: Option<([u8; 16], Vec<(&'static str, String)>)>,
+    pub(crate) parent: Option<([u8; 16], Names)>,
     /// Seconds since 2000 (VHD).
     pub(crate) parent_changed: u32,
 }

@@ -141,7 +141,10 @@ fn place(len: usize) -> impl Strategy<Value = usize> {
     ]
 }
 
-fn damage() -> impl Strategy<Value = (usize, Vec<(usize, Vec<u8>)>, Option<usize>)> {
+/// A sample, bytes to put at places of it, where to cut it.
+type Damage = (usize, Vec<(usize, Vec<u8>)>, Option<usize>);
+
+fn damage() -> impl Strategy<Value = Damage> {
     (0..samples().len()).prop_flat_map(|nth| {
         let len = samples()[nth].1.len();
         let value = prop_oneof![
