@@ -1,4 +1,5 @@
 //! The catalog as text, over a real head: with a daemon and without.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, as in tests")]
 
 mod common;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use common::TestHead;
+use reveille::catalog::ImageRef;
 use reveille::head::check::{CheckAsk, CheckReport, check_disk};
 use reveille::head::{Head, HeadOptions};
 use reveille::names::NodeName;
@@ -343,15 +344,24 @@ fn import_again(head: &Head, version: u8, name: &str) {
 fn a_bad_chunk_with_a_copy_is_written_anew_by_a_repair() {
     let disk = state();
     let right = served(&disk.fork()).unwrap();
+    let second = {
+        let head = open(&disk, BOOT).unwrap();
+        let second = ImageRef::parse("d:2").unwrap();
+        head.snapshot().resolve(&second).unwrap().id
+    };
+    let second = format!("store/images/manifests/{second}");
     flip(&disk, "store/images/packs/00000001.pack", 5);
+    flip(&disk, &second, 70);
     {
-        // A head that notices, and an import of the first version: the second one keeps the bad place.
+        // A head that notices, and an import of the first version. While a manifest cannot be read no bad place is
+        // written over, so the first version gets a new one, and the second keeps the bad one.
         let head = open(&disk, BOOT).unwrap();
         let verify = ask(serde_json::json!({"image": "d:1"}));
         let found = head.image_verify(&verify, &|_| {}, &AtomicBool::new(false));
         assert!(!found.unwrap().bad.is_empty());
         import_again(&head, 1, "e");
     }
+    flip(&disk, &second, 70);
     let said = damage(&check(&disk, true, false).unwrap()).join("\n");
     assert!(said.contains("copies it from slot"), "{said}");
     assert!(said.contains("d:2") && !said.contains("d:1"), "{said}");

@@ -352,6 +352,11 @@ fn layers_of_format_2_are_read_bit_for_bit() {
 }
 
 #[test]
+fn layers_of_format_3_are_read_bit_for_bit() {
+    layers_are_read("layer-v3.txt", true);
+}
+
+#[test]
 fn layers_are_written_as_their_format_says() {
     let files = layer_files(true);
     let name = format!("layer-v{}.txt", layer_version(&files));
@@ -469,23 +474,46 @@ fn records(head: &Head) -> String {
         .collect()
 }
 
+/// A record as it was and as it is: what is left out now is a default of then.
+fn is_same_record(was: &str, now: &str) -> bool {
+    let defaults = serde_json::json!({"mode": "ephemeral", "boot": "image", "loader": "auto"});
+    let read = |text| serde_json::from_str::<serde_json::Value>(text).ok();
+    let (Some(was), Some(now)) = (read(was), read(now)) else {
+        return was == now;
+    };
+    let fields = |value: &serde_json::Value| value.as_object().unwrap().clone();
+    let kept = |(key, value): (&String, &serde_json::Value)| {
+        now.get(key).or(defaults.get(key)) == Some(value)
+    };
+    fields(&was).iter().all(kept) && fields(&now).keys().all(|key| was.get(key).is_some())
+}
+
 #[test]
 fn a_state_directory_of_format_1_is_served_bit_for_bit() {
+    is_served("state-v1", is_same_record);
+}
+
+#[test]
+fn a_state_directory_with_a_catalog_of_format_2_is_served_bit_for_bit() {
+    is_served("state-v1-catalog-v2", |was, now| was == now);
+}
+
+fn is_served(name: &str, same: fn(&str, &str) -> bool) {
     let dir = tempfile::tempdir().unwrap();
     let top = dir.path().join("state");
-    for (path, bytes) in read("state-v1.txt") {
+    for (path, bytes) in read(&format!("{name}.txt")) {
         let path = top.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
     std::fs::write(top.join("version"), "1\n").unwrap();
     let head = Head::open(&top, &head_options("first")).unwrap();
-    let wanted = std::fs::read_to_string(fixture("state-v1.records")).unwrap();
-    assert_eq!(
-        records(&head),
-        wanted,
-        "records are read and written as they were"
-    );
+    let wanted = std::fs::read_to_string(fixture(&format!("{name}.records"))).unwrap();
+    let found = records(&head);
+    assert_eq!(wanted.lines().count(), found.lines().count());
+    for (was, now) in wanted.lines().zip(found.lines()) {
+        assert!(same(was, now), "was: {was}\nnow: {now}");
+    }
     for (node, kinds, byte) in [("node1", IMAGES[1], 0xa1), ("rack3-n04", IMAGES[0], 0xa2)] {
         let attached = head.attach(&NodeName::parse(node).unwrap(), false).unwrap();
         let mut wanted = plain(kinds);
@@ -541,13 +569,14 @@ fn every_format_has_its_fixture() {
         &origin("a durable and a volatile layer, killed"),
         &encode(&files),
     );
-    if !fixture("state-v1.txt").exists() {
+    assert!(fixture("state-v1.txt").exists(), "its catalog has format 1");
+    if !fixture("state-v1-catalog-v2.txt").exists() {
         let files = write_state();
         let disk: Arc<dyn Disk> = Arc::new(disk_of(&files));
         let head = Head::open_on(&disk, &head_options("first")).unwrap();
-        keep("state-v1.records", "", &records(&head));
+        keep("state-v1-catalog-v2.records", "", &records(&head));
         keep(
-            "state-v1.txt",
+            "state-v1-catalog-v2.txt",
             &origin("a state directory after an orderly stop"),
             &encode(&files),
         );

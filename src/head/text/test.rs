@@ -330,5 +330,5 @@ fn nodes_with_equal_settings_are_one_group() {
         "    n11: \"52:54:00:00:00:0b\"",
     ];
     assert_eq!(body, wanted);
-    assert!(Setting::ALL.len() == 6, "each of them is printed and read");
+    assert!(Setting::ALL.len() == 8, "each of them is printed and read");
 }
