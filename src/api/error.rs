@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+use super::lines::Fault;
 use crate::head::{HeadError, HeadErrorKind};
 use crate::names::NameError;
 use crate::wave::CampaignError;
@@ -49,6 +50,14 @@ impl ApiError {
         Self {
             status,
             message: message.into(),
+        }
+    }
+
+    /// The same, for an answer that had begun.
+    pub(super) fn fault(self) -> Fault {
+        Fault {
+            status: self.status.as_u16(),
+            message: self.message,
         }
     }
 

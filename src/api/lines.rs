@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::App;
+use super::{ApiError, App};
 use crate::head::HeadError;
 
 /// How far long work has come.
@@ -33,7 +33,16 @@ pub enum Line<T> {
     /// The result.
     Done(T),
     /// It failed; the rest of the request had been fine, so the status was 200 already.
-    Error(String),
+    Error(Fault),
+}
+
+/// How long work failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// The HTTP status that it would have had.
+    pub status: u16,
+    /// Object, cause, next step.
+    pub message: String,
 }
 
 /// Sets the flag when the answer is no longer wanted: the client went away.
@@ -62,7 +71,7 @@ where
         };
         let last = match work(&app, &report, &cancel) {
             Ok(result) => line(&Line::Done(result)),
-            Err(error) => line(&Line::<()>::Error(error.to_string())),
+            Err(error) => line(&Line::<()>::Error(ApiError::from(error).fault())),
         };
         let _ = sender.blocking_send(last);
     });

@@ -41,7 +41,7 @@ pub use campaigns::{BootAsk, CampaignView, Fallbacks, PowerAsk, PowerFailure, St
 pub use drain::DrainView;
 pub use error::{ApiError, ErrorBody};
 pub use images::ImageAsk;
-pub use lines::{Line, Step};
+pub use lines::{Fault, Line, Step};
 pub use nodes::NodesAsk;
 pub use profiles::ProfilesAsk;
 pub use status::NodeStatus;

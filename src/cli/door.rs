@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tower::ServiceExt;
 
 use super::Exit;
-use crate::api::{App, ErrorBody, router};
+use crate::api::{App, ErrorBody, Fault, router};
 
 /// A head that can be asked.
 pub(super) enum Door {
@@ -134,13 +134,28 @@ impl Door {
             |_| String::from_utf8_lossy(&bytes).into_owned(),
             |e| e.error,
         );
-        let exit = match status {
-            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
-            StatusCode::CONFLICT | StatusCode::FORBIDDEN => Exit::Refused,
-            _ => Exit::Failed,
-        };
+        let exit = exit_of(status);
         Err(Refusal { exit, message }.into())
     }
+}
+
+fn exit_of(status: StatusCode) -> Exit {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Usage,
+        StatusCode::CONFLICT | StatusCode::FORBIDDEN => Exit::Refused,
+        _ => Exit::Failed,
+    }
+}
+
+/// The end of long work that failed. Its request had been fine: what was found wrong later is no misuse of the
+/// command.
+pub(super) fn broken_off(fault: Fault) -> anyhow::Error {
+    let exit = match StatusCode::from_u16(fault.status).map(exit_of) {
+        Ok(Exit::Refused) => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    let message = fault.message;
+    Refusal { exit, message }.into()
 }
 
 async fn send_to(socket: &Path, request: Request<Body>) -> anyhow::Result<Response<Body>> {

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use hyper::Method;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::door::{Door, escape};
+use super::door::{Door, broken_off, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
 use super::{Exit, image_diff, progress, promote};
 use crate::api::Line;
@@ -161,7 +161,7 @@ pub(super) async fn long<T: DeserializeOwned>(
                 bar.set_position(step.done);
             }
             Line::Done(done) => result = Some(done),
-            Line::Error(error) => bail!(error),
+            Line::Error(fault) => return Err(broken_off(fault)),
         }
         Ok(())
     };
