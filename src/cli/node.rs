@@ -10,6 +10,7 @@ use hyper::Method;
 
 use super::door::{Door, escape};
 use super::output::{Format, Listing, ago, clock, facts, print_one, print_text};
+use super::profile::Given;
 use super::{Exit, progress};
 use crate::catalog::{
     DiskTraits, ImageRef, PendingRecord, Setting, SettingSet, parse_size, size_text,
@@ -82,33 +83,8 @@ struct Common {
     /// Profile that supplies what is left out here
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// What they boot, like debian12, debian12:3 or debian12:stable
-    #[arg(long)]
-    image: Option<ImageRef>,
-    /// What becomes of their changes at each boot [default: ephemeral]
-    #[arg(long, value_parser = words(&["ephemeral", "persistent"]))]
-    mode: Option<String>,
-    /// What they are told when they ask: boot their image, or go on to their local disk [default: image]
-    #[arg(long, value_parser = words(&["image", "local"]))]
-    boot: Option<String>,
-    /// `chain`: replace even an iPXE in their firmware by the head's loader [default: auto]
-    #[arg(long, value_parser = words(&["auto", "chain"]))]
-    loader: Option<String>,
-    /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, wsnz, comma separated
-    #[arg(long, value_name = "LIST")]
-    disk: Option<DiskTraits>,
-    /// What their layers may hold, like 4G; `none` for no limit [default: the head's]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    layer_limit: Option<u64>,
-    /// From which size of their layers on to warn, like 3G; `none` for never [default: the head's]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    layer_warn: Option<u64>,
-    /// Power command with {node}, {mac} and {action} (on, off, cycle)
-    #[arg(long, value_name = "COMMAND")]
-    power: Option<String>,
-    /// Only show what would be done
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    given: Given,
 }
 
 #[derive(Debug, clap::Args)]
@@ -271,22 +247,24 @@ pub(super) fn tell(done: &NodesDone, what: &str) {
 
 async fn add(door: &Door, args: Add) -> anyhow::Result<Exit> {
     let macs = args.macs.map(|path| read_text(&path)).transpose()?;
-    let common = args.common;
+    let Common { profile, given } = args.common;
+    let dry_run = given.dry_run;
+    let own = given.settings()?;
     let ask = NodeAdd {
         nodes: args.nodeset,
-        profile: common.profile,
-        image: common.image,
-        mode: common.mode.as_deref().map(word).transpose()?,
-        boot: common.boot.as_deref().map(word).transpose()?,
-        loader: common.loader.as_deref().map(word).transpose()?,
-        disk: common.disk,
-        layer_limit: common.layer_limit,
-        layer_warn: common.layer_warn,
-        power: common.power,
+        profile,
+        image: own.image,
+        mode: own.mode,
+        boot: own.boot,
+        loader: own.loader,
+        disk: own.disk,
+        layer_limit: own.layer_limit,
+        layer_warn: own.layer_warn,
+        power: own.power,
         mac: args.mac,
         macs,
         ip: args.ip,
-        dry_run: common.dry_run,
+        dry_run,
     };
     let done: NodesDone = door.post("/v1/nodes", &ask).await?;
     tell(&done, "added");
@@ -301,20 +279,22 @@ fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
 }
 
 async fn approve(door: &Door, args: Approve) -> anyhow::Result<Exit> {
-    let common = args.common;
+    let Common { profile, given } = args.common;
+    let dry_run = given.dry_run;
+    let own = given.settings()?;
     let ask = NodeApprove {
         mac: args.mac,
         name: args.name,
-        profile: common.profile,
-        image: common.image,
-        mode: common.mode.as_deref().map(word).transpose()?,
-        boot: common.boot.as_deref().map(word).transpose()?,
-        loader: common.loader.as_deref().map(word).transpose()?,
-        disk: common.disk,
-        layer_limit: common.layer_limit,
-        layer_warn: common.layer_warn,
-        power: common.power,
-        dry_run: common.dry_run,
+        profile,
+        image: own.image,
+        mode: own.mode,
+        boot: own.boot,
+        loader: own.loader,
+        disk: own.disk,
+        layer_limit: own.layer_limit,
+        layer_warn: own.layer_warn,
+        power: own.power,
+        dry_run,
     };
     let done: NodesDone = door.post("/v1/nodes/approve", &ask).await?;
     tell(&done, "approved");

@@ -41,29 +41,29 @@ pub(super) enum Verb {
     },
 }
 
-/// What a profile sets; what is left out stays the nodes' own, or the default.
+/// What nodes and profiles set; what is left out comes from elsewhere.
 #[derive(Debug, clap::Args)]
-struct Given {
-    /// What its nodes boot, like debian12, debian12:3 or debian12:stable
+pub(super) struct Given {
+    /// What they boot, like debian12, debian12:3 or debian12:stable
     #[arg(long)]
     image: Option<ImageRef>,
-    /// What becomes of their changes at each boot
+    /// What becomes of their changes at each boot [where nobody says: ephemeral]
     #[arg(long, value_parser = words(&["ephemeral", "persistent"]))]
     mode: Option<String>,
-    /// What they are told when they ask
+    /// What they are told when they ask: boot their image, or go on to their local disk [where nobody says: image]
     #[arg(long, value_parser = words(&["image", "local"]))]
     boot: Option<String>,
-    /// How their firmware is loaded
+    /// `chain`: replace even an iPXE in their firmware by the head's loader [where nobody says: auto]
     #[arg(long, value_parser = words(&["auto", "chain"]))]
     loader: Option<String>,
     /// What their disks are beyond plain ones: 512n, removable, read-only, sanitize, wsnz, comma separated;
     /// default for none
     #[arg(long, value_name = "LIST")]
     disk: Option<DiskTraits>,
-    /// What their layers may hold, like 4G; `none` for no limit
+    /// What their layers may hold, like 4G; `none` for no limit [where nobody says: the head's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     layer_limit: Option<u64>,
-    /// From which size of their layers on to warn, like 3G; `none` for never
+    /// From which size of their layers on to warn, like 3G; `none` for never [where nobody says: the head's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     layer_warn: Option<u64>,
     /// Power command with {node}, {mac} and {action} (on, off, cycle)
@@ -71,7 +71,22 @@ struct Given {
     power: Option<String>,
     /// Only show what would be done
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
+}
+
+impl Given {
+    pub(super) fn settings(self) -> anyhow::Result<Settings> {
+        Ok(Settings {
+            image: self.image,
+            mode: self.mode.as_deref().map(word).transpose()?,
+            boot: self.boot.as_deref().map(word).transpose()?,
+            loader: self.loader.as_deref().map(word).transpose()?,
+            disk: self.disk,
+            layer_limit: self.layer_limit,
+            layer_warn: self.layer_warn,
+            power: self.power,
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,19 +109,6 @@ pub(super) struct Set {
     clear: Option<SettingSet>,
 }
 
-fn settings(given: Given) -> anyhow::Result<Settings> {
-    Ok(Settings {
-        image: given.image,
-        mode: given.mode.as_deref().map(word).transpose()?,
-        boot: given.boot.as_deref().map(word).transpose()?,
-        loader: given.loader.as_deref().map(word).transpose()?,
-        disk: given.disk,
-        layer_limit: given.layer_limit,
-        layer_warn: given.layer_warn,
-        power: given.power,
-    })
-}
-
 pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
     const PATH: &str = "/v1/profiles";
     match verb {
@@ -114,7 +116,7 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
             let ask = ProfileAdd {
                 name,
                 dry_run: given.dry_run,
-                settings: settings(given)?,
+                settings: given.settings()?,
             };
             tell(&door.post(PATH, &ask).await?, "added");
         }
@@ -122,7 +124,7 @@ pub(super) async fn run(door: &Door, verb: Verb) -> anyhow::Result<Exit> {
             let ask = ProfileChange {
                 name,
                 dry_run: given.dry_run,
-                settings: settings(given)?,
+                settings: given.settings()?,
                 clear: clear.unwrap_or_default(),
             };
             tell(&door.call(Method::PATCH, PATH, &ask).await?, "changed");
