@@ -230,6 +230,12 @@ pub const PACK_BYTES_MAX: u64 = 1 << 30;
 /// [`CHUNK_BYTES`] as a length in memory.
 #[expect(clippy::cast_possible_truncation, reason = "64 KiB, known here")]
 pub const CHUNK_LEN: usize = CHUNK_BYTES as usize;
+/// Golden chunks are held in this part of the memory, unless the configuration says how much.
+pub const IMAGE_MEMORY_PART: u64 = 4;
+/// Visits of the hand that looks for a held chunk that nobody reads, for one chunk that is to be held.
+pub const HOT_LOOKS_MAX: usize = 64;
+/// Every so manyth read of a pack that the page cache serves has its chunk held from then on.
+pub const HOT_READS_PER_LOOK: u32 = 16;
 /// Chunks of a pack.
 #[expect(clippy::cast_possible_truncation, reason = "asserted below")]
 pub const PACK_SLOTS: u32 = (PACK_BYTES_MAX / CHUNK_BYTES) as u32;

@@ -40,8 +40,14 @@ pub(super) fn limits(file: &Limits) -> Result<LimitSettings, String> {
         Some("off") => 0,
         text => amount("limits.pin", text, limits::PIN_BYTES, 1 << 20)?,
     };
+    let image_memory = match file.image_memory.as_deref() {
+        None | Some("auto") => None,
+        Some("off") => Some(0),
+        text => Some(amount("limits.image_memory", text, 0, 1 << 20)?),
+    };
     Ok(LimitSettings {
         pin,
+        image_memory,
         layer,
         layer_warn,
         reserve: size("reserve", file.reserve.as_deref())?,

@@ -47,6 +47,7 @@ pub(super) struct Limits {
     pub(super) layer_warn: Option<String>,
     pub(super) reserve: Option<String>,
     pub(super) pin: Option<String>,
+    pub(super) image_memory: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

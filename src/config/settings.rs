@@ -128,6 +128,8 @@ pub struct LimitSettings {
     pub reserve: Option<u64>,
     /// Memory kept warm for boot profiles, bytes.
     pub pin: u64,
+    /// Memory that golden chunks are held in, bytes; none: a quarter of the machine's.
+    pub image_memory: Option<u64>,
 }
 
 /// Settings of the boot services.
@@ -457,6 +459,7 @@ mod test {
             ("[limits]\ndata_memory=\"64M\"", "limits.data_memory"),
             ("[limits]\npin=\"2T\"", "limits.pin"),
             ("[limits]\npin=\"0M\"", "limits.pin"),
+            ("[limits]\nimage_memory=\"1k\"", "limits.image_memory"),
             ("[store]\nscrub=\"monthly\"", "store.scrub"),
             ("[store]\nscrub=\"0d\"", "store.scrub"),
             ("[store]\nscrub_rate=\"16\"", "store.scrub_rate"),

@@ -7,6 +7,7 @@ use crate::boot;
 use crate::config::{AuthMode, ChapAlgorithm, DhcpMode, DigestMode, Settings};
 use crate::head::{HeadOptions, ScrubOptions, UpkeepOptions};
 use crate::iscsi;
+use crate::limits::IMAGE_MEMORY_PART;
 use crate::wave::WaveSize;
 
 pub(super) fn head(settings: &Settings) -> HeadOptions {
@@ -16,8 +17,27 @@ pub(super) fn head(settings: &Settings) -> HeadOptions {
         layer_limit: settings.limits.layer,
         layer_warn: settings.limits.layer_warn,
         reserve: settings.limits.reserve,
+        image_memory: settings
+            .limits
+            .image_memory
+            .unwrap_or_else(|| memory_bytes() / IMAGE_MEMORY_PART),
         ..HeadOptions::default()
     }
+}
+
+/// Memory that this process may have: the machine's, or less where its control group says so.
+fn memory_bytes() -> u64 {
+    let machine = rustix::system::sysinfo();
+    let machine = u64::try_from(machine.totalram)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(u64::from(machine.mem_unit));
+    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = group.lines().find_map(|line| line.strip_prefix("0::"));
+    let limit = path.and_then(|path| {
+        let file = format!("/sys/fs/cgroup{}/memory.max", path.trim_end_matches('/'));
+        std::fs::read_to_string(file).ok()?.trim().parse().ok()
+    });
+    machine.min(limit.unwrap_or(u64::MAX))
 }
 
 pub(super) fn upkeep(settings: &Settings) -> UpkeepOptions {

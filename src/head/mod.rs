@@ -130,6 +130,8 @@ pub struct HeadOptions {
     pub layer_warn: Option<u64>,
     /// Bytes of the file system that nodes' new blocks never take; none: by its size.
     pub reserve: Option<u64>,
+    /// Memory that golden chunks are held in, bytes.
+    pub image_memory: u64,
     /// The layers' upkeep is done by whoever finds it due, not by a thread of its own: for tests that must
     /// do the same thing twice.
     pub foreground: bool,
@@ -244,6 +246,7 @@ impl Head {
         let begun = begin(&catalog, &host_boot)?;
         secrets::complete(&catalog)?;
         let (store, recovery) = Store::open(disk, &host_boot, options.layers())?;
+        store.images.set_hot_bytes(options.image_memory);
         tell(&recovery);
         let head = Self {
             bus: Arc::new(Bus::new(begun.last_boot)),

@@ -530,6 +530,11 @@ impl Head {
             "Places of packs that do not hold their chunk.",
             bad,
         );
+        let hot = self.store.images.hot_bytes();
+        let help = "Bytes of golden chunks that are held in memory of the head's own.";
+        gauge("image_memory_bytes", "gauge", help, hot.held);
+        let help = "Bytes that they may take.";
+        gauge("image_memory_limit_bytes", "gauge", help, hot.budget);
         let view = self.scrub_figures();
         gauge(
             "scrub_bytes",

@@ -8,6 +8,9 @@ use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 
+use super::image::HotChunk;
+use crate::limits::CHUNK_LEN;
+
 /// Size classes kept for reuse; a larger buffer is allocated and freed each time.
 const CLASSES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// Bytes of each class kept per thread.
@@ -101,7 +104,13 @@ impl fmt::Debug for Buffer {
 enum Owner {
     Buffer(Arc<Buffer>),
     Vec(Arc<Vec<u8>>),
+    /// Bytes that stay where they are: nothing was copied for this payload.
+    Hot(Arc<HotChunk>),
+    Zeros,
 }
+
+/// What chunks of zeros are sent from.
+static ZEROS: [u8; CHUNK_LEN] = [0; CHUNK_LEN];
 
 #[derive(Clone)]
 struct Slice {
@@ -114,6 +123,8 @@ impl Slice {
         match &self.owner {
             Owner::Buffer(buffer) => &buffer[self.range.clone()],
             Owner::Vec(vec) => &vec[self.range.clone()],
+            Owner::Hot(chunk) => &chunk.bytes()[self.range.clone()],
+            Owner::Zeros => &ZEROS[self.range.clone()],
         }
     }
 }
@@ -135,6 +146,23 @@ impl Payload {
             more: Vec::new(),
             len,
         }
+    }
+
+    /// A part of a chunk that is held in memory, shared. Panics when the chunk has less.
+    pub(super) fn hot(chunk: Arc<HotChunk>, range: Range<usize>) -> Self {
+        assert!(range.end <= chunk.bytes().len(), "past the end of a chunk");
+        Self::one(Slice {
+            owner: Owner::Hot(chunk),
+            range,
+        })
+    }
+
+    /// At most [`CHUNK_LEN`] zeros.
+    pub(super) fn zeros(len: usize) -> Self {
+        Self::one(Slice {
+            owner: Owner::Zeros,
+            range: 0..len.min(CHUNK_LEN),
+        })
     }
 
     /// Number of bytes.

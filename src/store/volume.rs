@@ -26,6 +26,11 @@ pub trait Base: Debug + Send + Sync {
     fn id(&self) -> ImageId;
     /// Bytes of the disk.
     fn size(&self) -> u64;
+    /// The bytes from `offset` on without a copy, where they are held in memory.
+    fn try_share(&self, offset: u64, len: usize) -> Result<Option<Payload>> {
+        let _ = (offset, len);
+        Ok(None)
+    }
     /// Fills `out` from `offset` if all of it is in memory; `false` if that would wait.
     fn try_read(&self, offset: u64, out: &mut [u8]) -> Result<bool>;
     /// Fills `out` from `offset`; may block.
@@ -38,6 +43,9 @@ impl Base for Image {
     }
     fn size(&self) -> u64 {
         self.size()
+    }
+    fn try_share(&self, offset: u64, len: usize) -> Result<Option<Payload>> {
+        self.try_share(offset, len)
     }
     fn try_read(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
         self.try_read(offset, out)
@@ -165,6 +173,11 @@ impl Volume {
             return Ok(None);
         };
         let plan = self.plan(range)?;
+        if let Pieces::One(BlockState::Base) = plan.pieces
+            && let Some(shared) = self.base.try_share(range.offset(), len)?
+        {
+            return Ok(self.layer.still_quiet(quiet).then_some(shared));
+        }
         let mut buffer = Buffer::take(len);
         let ready = match (&plan.pieces, &plan.file) {
             (Pieces::One(BlockState::Zero), _) => {

@@ -23,6 +23,7 @@ mod diff;
 pub mod export;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hot;
 pub mod import;
 mod ingest;
 pub mod inspect;
@@ -46,6 +47,8 @@ mod test_flips;
 #[cfg(test)]
 mod test_harm;
 #[cfg(test)]
+mod test_hot;
+#[cfg(test)]
 mod test_import;
 #[cfg(test)]
 mod test_warm;
@@ -53,6 +56,8 @@ mod test_warm;
 pub use bad::{BadNews, BadPlace, Fault};
 pub use diff::{Difference, FileChange, FileDifference, PartDifference, Side, difference};
 pub use export::{ExportFormat, ExportSink, SparseFile};
+pub use hot::HotBytes;
+pub(in crate::store) use hot::HotChunk;
 pub use import::{Extent, ExtentKind, Source};
 pub use ingest::Progress;
 pub use manifest::{ChunkId, Place};

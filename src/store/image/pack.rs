@@ -5,7 +5,7 @@
 //!                     ^                                                          |
 //!                     `----------------- "would block" (evicted) ----------------'
 //! ```
-//! **Why a flipped bit on the medium cannot leave.** Bytes leave in two ways only.
+//! **Why a flipped bit on the medium cannot leave.** Bytes leave in three ways only.
 //! 1. From the private buffer whose bytes were hashed ([`Pack::load`]).
 //! 2. By a read that takes bytes only from the page cache ([`Pack::try_read`]), while every chunk it touches
 //!    is in state *verified*. Bytes come into the page cache from the medium only when something asks the
@@ -15,6 +15,8 @@
 //!    any more. The one race left is a reader that saw *verified*, slept while the pages were evicted and
 //!    a `load` brought them back changed, and then copied them: it looks at the states again after its
 //!    copy, finds another epoch, and drops what it copied.
+//! 3. From the memory of our own where verified chunks are held (`hot.rs`), into which they come by the first two
+//!    ways only.
 //!
 //! Beyond this: another program that reads the pack file can bring an evicted page back behind our back, and
 //! memory itself can flip a bit. Both are for ECC and for the scrub (`ImageStore::verify`).
@@ -27,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::bad::{self, BadPlaces, Fault};
+use super::hot::{Hot, HotChunk, Shelf};
 use super::manifest::{ChunkId, Place};
 use crate::limits::CHUNK_BYTES;
 use crate::limits::CHUNK_LEN;
@@ -65,6 +68,7 @@ pub(super) struct Packs {
     disk: Arc<dyn Disk>,
     open: Mutex<HashMap<u32, Weak<Pack>>>,
     pub(super) bad: BadPlaces,
+    pub(super) hot: Hot,
 }
 
 impl Packs {
@@ -73,6 +77,7 @@ impl Packs {
             disk,
             open: Mutex::default(),
             bad: BadPlaces::default(),
+            hot: Hot::default(),
         }
     }
 
@@ -103,7 +108,7 @@ impl Packs {
         }
         let file = self.disk.open(&path(number), OpenMode::Read)?;
         file.advise_random();
-        let pack = Arc::new(Pack::new(number, file, self.bad.clone()));
+        let pack = Arc::new(Pack::new(number, file, self));
         open.retain(|_, pack| pack.strong_count() > 0);
         open.insert(number, Arc::downgrade(&pack));
         Ok(pack)
@@ -173,17 +178,19 @@ pub(super) struct Pack {
     // By slot. The id says whose result it is: who wants another content at that place starts anew.
     loads: Flight<u32, (ChunkId, Outcome)>,
     bad: BadPlaces,
+    shelf: Shelf,
 }
 
 impl Pack {
-    fn new(number: u32, file: Arc<dyn File>, bad: BadPlaces) -> Self {
+    fn new(number: u32, file: Arc<dyn File>, packs: &Packs) -> Self {
         let states = (0..PACK_SLOTS).map(|_| AtomicU64::new(0)).collect();
         Self {
             number,
             file,
             states,
             loads: Flight::new(),
-            bad,
+            bad: packs.bad.clone(),
+            shelf: Shelf::new(&packs.hot),
         }
     }
 
@@ -201,10 +208,59 @@ impl Pack {
         Ok(())
     }
 
+    /// The chunk, if it is held in memory of our own.
+    pub(super) fn hot(&self, wanted: Wanted) -> Option<Arc<HotChunk>> {
+        self.shelf.get(wanted.slot, &wanted.id)
+    }
+
     /// Fills `out` from byte `skip` of the first of `run`, chunks in neighbouring slots, if all of them are
-    /// verified and in memory. Takes no lock, allocates nothing, does not wait. `run` has at most
-    /// [`IMAGE_RUN_CHUNKS`] chunks.
+    /// verified and in memory. Takes no lock and does not wait; allocates only for a chunk that is held from
+    /// now on. `run` has at most [`IMAGE_RUN_CHUNKS`] chunks.
     pub(super) fn try_read(
+        &self,
+        run: impl Iterator<Item = Wanted> + Clone,
+        skip: u64,
+        out: &mut [u8],
+    ) -> Result<bool> {
+        if self.copy_held(run.clone(), skip, out) {
+            return Ok(true);
+        }
+        let cached = self.try_cached(run.clone(), skip, out)?;
+        if cached
+            && self.shelf.missed()
+            && let Some(wanted) = run.into_iter().next()
+        {
+            self.hold(wanted);
+        }
+        Ok(cached)
+    }
+
+    /// Copies from chunks that are held; false when one of them is not.
+    fn copy_held(&self, run: impl Iterator<Item = Wanted>, skip: u64, out: &mut [u8]) -> bool {
+        // `skip` is less than a chunk, so this fits.
+        let mut from = usize::try_from(skip).unwrap_or(0);
+        let mut rest = out;
+        for wanted in run {
+            let len = rest.len().min(CHUNK_LEN - from);
+            let (part, behind) = rest.split_at_mut(len);
+            if !self.shelf.copy(wanted.slot, &wanted.id, from, part) {
+                return false;
+            }
+            (from, rest) = (0, behind);
+        }
+        rest.is_empty()
+    }
+
+    /// A chunk that the page cache serves often is held from now on.
+    fn hold(&self, wanted: Wanted) {
+        let mut buffer = Buffer::take(CHUNK_LEN);
+        if let Ok(true) = self.try_cached(std::iter::once(wanted), 0, &mut buffer) {
+            self.shelf.admit(wanted.slot, wanted.id, &buffer);
+        }
+    }
+
+    /// As [`Self::try_read`], from the page cache.
+    fn try_cached(
         &self,
         run: impl Iterator<Item = Wanted> + Clone,
         skip: u64,
@@ -271,6 +327,11 @@ impl Pack {
                 .map_while(|&next| self.loads.try_lead(next.slot)),
         );
         let outcomes = self.fetch(&run[..leads.len()]);
+        for (wanted, outcome) in run.iter().zip(&outcomes) {
+            if let Ok(loaded) = outcome {
+                self.shelf.admit(wanted.slot, wanted.id, loaded.bytes());
+            }
+        }
         let mut taken = 0;
         let mut failed = None;
         for (at, (lead, outcome)) in leads.into_iter().zip(outcomes).enumerate() {

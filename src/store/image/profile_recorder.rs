@@ -9,6 +9,7 @@ use super::profile::Touch;
 use super::sealed::Image;
 use crate::limits::{CHUNK_BYTES, PROFILE_CHUNKS_MAX, PROFILE_DISK_CHUNKS_MAX};
 use crate::store::ImageId;
+use crate::store::Payload;
 use crate::store::error::Result;
 use crate::store::volume::Base;
 
@@ -121,6 +122,10 @@ impl Base for Recorded {
     }
     fn size(&self) -> u64 {
         self.image.size()
+    }
+    fn try_share(&self, offset: u64, len: usize) -> Result<Option<Payload>> {
+        self.recorder.note(offset, len);
+        self.image.try_share(offset, len)
     }
     fn try_read(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
         self.recorder.note(offset, out.len());

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::manifest::{ChunkId, Entry, Manifest, Place};
 use super::pack::{Pack, Packs, Wanted};
 use crate::limits::CHUNK_BYTES;
+use crate::limits::CHUNK_LEN;
 use crate::limits::IMAGE_RUN_CHUNKS;
 use crate::store::ImageId;
+use crate::store::Payload;
 use crate::store::error::{Error, ErrorKind, Result};
 use crate::units::ByteRange;
 
@@ -174,13 +176,39 @@ impl Image {
         )
     }
 
+    /// The bytes from `offset` on without a copy, if all of them are zeros or held in memory of our own. Takes no
+    /// lock.
+    ///
+    /// # Errors
+    /// `OutOfBounds` past the end of the disk.
+    pub fn try_share(&self, offset: u64, len: usize) -> Result<Option<Payload>> {
+        self.check(offset, len)?;
+        let mut payload = Payload::default();
+        while payload.len() < len {
+            let at = offset + payload.len() as u64;
+            // Less than a chunk, so this fits.
+            let skip = usize::try_from(at % CHUNK_BYTES).unwrap_or(0);
+            let part = (CHUNK_LEN - skip).min(len - payload.len());
+            let Some(entry) = self.manifest.find(at / CHUNK_BYTES) else {
+                payload.append(Payload::zeros(part));
+                continue;
+            };
+            let chunk = wanted(&self.manifest.entries()[entry]);
+            let Some(held) = self.pack(entry).hot(chunk) else {
+                return Ok(None);
+            };
+            payload.append(Payload::hot(held, skip..skip + part));
+        }
+        Ok(Some(payload))
+    }
+
     /// Fills `out` from `offset` if all of it is in memory and verified; `false`, and `out` unspecified, if
     /// that would wait. Never blocks, takes no lock, allocates nothing.
     ///
     /// # Errors
     /// `OutOfBounds` past the end of the disk; `Io` when the medium fails.
     pub fn try_read(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
-        self.check(offset, out)?;
+        self.check(offset, out.len())?;
         let mut at = 0;
         while at < out.len() {
             match self.piece(offset + at as u64, out.len() - at) {
@@ -217,7 +245,7 @@ impl Image {
     /// `OutOfBounds` past the end of the disk; `Corrupt` when a chunk's bytes are not the sealed ones (they
     /// do not leave); `Io` when the medium fails.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.check(offset, out)?;
+        self.check(offset, out.len())?;
         let mut at = 0;
         while at < out.len() {
             match self.piece(offset + at as u64, out.len() - at) {
@@ -302,14 +330,13 @@ impl Image {
         &self.manifest
     }
 
-    fn check(&self, offset: u64, out: &[u8]) -> Result<()> {
-        let range = ByteRange::new(offset, out.len() as u64);
+    fn check(&self, offset: u64, len: usize) -> Result<()> {
+        let range = ByteRange::new(offset, len as u64);
         if range.is_some_and(|range| range.fits(self.size())) {
             return Ok(());
         }
         let why = format!(
-            "{} bytes at {offset} lie outside of image {} of {} bytes",
-            out.len(),
+            "{len} bytes at {offset} lie outside of image {} of {} bytes",
             self.id,
             self.size()
         );

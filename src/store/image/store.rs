@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use super::bad::{BadNews, BadPlace};
 use super::export::{self, ExportSink};
+use super::hot::HotBytes;
 use super::import::Source;
 use super::ingest::{self, Appender, Ingested, Progress, Watch};
 use super::manifest::{self, Manifest};
@@ -117,6 +118,17 @@ impl ImageStore {
             writer: Mutex::new(()),
             slots,
         })
+    }
+
+    /// How much of all images may be held in memory of our own, bytes. At first nothing.
+    pub fn set_hot_bytes(&self, budget: u64) {
+        self.packs.hot.set_budget(budget);
+    }
+
+    /// How much is held, and how much may be.
+    #[must_use]
+    pub fn hot_bytes(&self) -> HotBytes {
+        self.packs.hot.bytes()
     }
 
     /// Makes an image of `source`. Blocking; hashes on two further threads. When it returns, the image

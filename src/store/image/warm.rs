@@ -30,7 +30,12 @@ impl Image {
         let part = usize::try_from(len)
             .ok()
             .and_then(|len| scratch.get_mut(..len));
-        part.is_none_or(|part| part.is_empty() || self.try_read(at, part).unwrap_or(false))
+        part.is_none_or(|part| {
+            // What is held needs no copy, and the look keeps it held.
+            part.is_empty()
+                || matches!(self.try_share(at, part.len()), Ok(Some(_)))
+                || self.try_read(at, part).unwrap_or(false)
+        })
     }
 
     /// How many of these chunks are warm. Copies each once: not for hot paths.
