@@ -193,8 +193,10 @@ pub const DRY_WAIT: Duration = Duration::from_secs(8);
 pub const MOVES_REMEMBERED: usize = 8;
 /// Nodes named one by one in orders to drain.
 pub const DRAINED_MAX: usize = NODES_MAX;
-/// Plain writes that one I/O thread takes in one go.
-pub const WRITES_PER_JOB: usize = 8;
+/// Plain writes that one I/O thread takes in one go: waking it costs more than a small write.
+pub const WRITES_PER_JOB: usize = 64;
+/// Bytes of them, beyond the last one: large writes are spread over threads.
+pub const WRITE_BYTES_PER_JOB: u64 = 256 * 1024;
 /// Bytes that an I/O thread compares or repeats in one go.
 pub const PASS_BYTES: u64 = 1 << 20;
 /// How often a connection looks at its timers.

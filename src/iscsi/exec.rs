@@ -96,6 +96,8 @@ pub(super) struct Executor {
     session: Option<Session>,
     done: mpsc::UnboundedSender<Completion>,
     batch: Vec<Item>,
+    /// Bytes of the batch.
+    batch_bytes: u64,
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
     /// Since when no command has got the memory that it wanted.
@@ -131,6 +133,7 @@ impl Executor {
             session,
             done,
             batch: Vec::new(),
+            batch_bytes: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             short_since: None,
@@ -205,8 +208,11 @@ impl Executor {
                     since,
                 };
                 if plain {
+                    self.batch_bytes += ops::written_bytes(&item.op);
                     self.batch.push(item);
-                    if self.batch.len() == limits::WRITES_PER_JOB {
+                    if self.batch.len() == limits::WRITES_PER_JOB
+                        || self.batch_bytes >= limits::WRITE_BYTES_PER_JOB
+                    {
                         self.submit_batch(conn, now);
                     }
                 } else {
@@ -455,6 +461,7 @@ impl Executor {
     pub(super) fn submit_batch(&mut self, conn: &mut Connection, now: Instant) {
         if !self.batch.is_empty() {
             let items = std::mem::take(&mut self.batch);
+            self.batch_bytes = 0;
             self.submit(items, conn, now);
         }
     }

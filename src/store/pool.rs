@@ -2,12 +2,16 @@
 //!
 //! Bounded: when the queue is full the caller is told at once and answers "busy" to its node.
 //! Jobs do not panic by policy (the release build aborts on a panic).
+//!
+//! A lock and a condition, not a channel: the channels at hand let a receiver spin and yield before it sleeps. On a
+//! core that the connections need too, those yields were a fifth of all processor time under small writes
+//! (`docs/performance.md`).
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 /// Work for an I/O thread.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -19,9 +23,48 @@ pub struct Full;
 
 /// Named threads that take jobs from one bounded queue in order.
 pub struct Pool {
-    // Taken only by drop, which closes the queue by it.
-    queue: Option<Sender<Job>>,
+    queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
+}
+
+struct Queue {
+    most: usize,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// Threads that sleep and were not woken yet.
+    asleep: usize,
+    closed: bool,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; none when the queue is closed and empty.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state.asleep += 1;
+            state = self
+                .wake
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            // Also when nobody woke it: one waking too many is no harm, one too few would be.
+            state.asleep = state.asleep.saturating_sub(1);
+        }
+    }
 }
 
 impl Pool {
@@ -30,19 +73,25 @@ impl Pool {
     /// # Errors
     /// When the operating system starts no further thread; those started before end again.
     pub fn new(threads: usize, queue: usize) -> io::Result<Self> {
-        let (sender, receiver) = bounded(queue.max(1));
+        let queue = Queue {
+            most: queue.max(1),
+            state: Mutex::default(),
+            wake: Condvar::new(),
+        };
         let mut pool = Self {
-            queue: Some(sender),
+            queue: Arc::new(queue),
             threads: Vec::new(),
         };
         for number in 0..threads.max(1) {
-            let jobs = receiver.clone();
+            let queue = Arc::clone(&pool.queue);
             let name = format!("store-io-{number}");
-            pool.threads.push(
-                thread::Builder::new()
-                    .name(name)
-                    .spawn(move || work(&jobs))?,
-            );
+            let work = move || {
+                while let Some(job) = queue.next() {
+                    job();
+                }
+            };
+            pool.threads
+                .push(thread::Builder::new().name(name).spawn(work)?);
         }
         Ok(pool)
     }
@@ -52,29 +101,32 @@ impl Pool {
     /// # Errors
     /// [`Full`] when the queue holds its bound already; the job is dropped without having run.
     pub fn submit(&self, job: Job) -> Result<(), Full> {
-        let queue = self.queue.as_ref().ok_or(Full)?;
-        queue.try_send(job).map_err(|e| match e {
-            TrySendError::Full(_) | TrySendError::Disconnected(_) => Full,
-        })
+        let mut state = self.queue.state();
+        if state.closed || state.jobs.len() >= self.queue.most {
+            return Err(Full);
+        }
+        state.jobs.push_back(job);
+        // Waking costs a system call: only when somebody sleeps.
+        let sleeps = state.asleep > 0;
+        drop(state);
+        if sleeps {
+            self.queue.wake.notify_one();
+        }
+        Ok(())
     }
 
     /// Jobs that no thread has taken yet.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.queue.as_ref().map_or(0, Sender::len)
-    }
-}
-
-fn work(jobs: &Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
-        job();
+        self.queue.state().jobs.len()
     }
 }
 
 impl Drop for Pool {
     /// Runs what is queued, then joins the threads.
     fn drop(&mut self) {
-        self.queue = None;
+        self.queue.state().closed = true;
+        self.queue.wake.notify_all();
         let me = thread::current().id();
         for handle in self.threads.drain(..) {
             // The last owner may be a job itself: its thread ends by itself after the queue closed.
@@ -100,6 +152,8 @@ impl fmt::Debug for Pool {
 mod test {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use crossbeam_channel::bounded;
 
     use super::*;
 
