@@ -23,9 +23,10 @@ use layer_model::{BOOT, Golden, NEXT_BOOT, SECTORS, golden, sectors};
 use reveille::head::{Head, HeadOptions};
 use reveille::names::NodeName;
 use reveille::store::disk::{Disk, OpenMode};
+use reveille::store::disk_crash::CrashDisk;
 use reveille::store::disk_memory::MemoryDisk;
 use reveille::store::image::ImageStore;
-use reveille::store::{Durability, LayerId, LayerStore, Volume, VolumeSpec};
+use reveille::store::{Durability, ErrorKind, LayerId, LayerStore, Volume, VolumeSpec};
 use reveille::units::ByteRange;
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -368,6 +369,58 @@ fn layers_are_written_as_their_format_says() {
     assert_same(&files, &read(&name));
 }
 
+/// A durable layer whose sync failed, and the process killed: entry 13 is in its soft log.
+fn write_poisoned() -> (Files, Vec<u8>) {
+    let tape = CrashDisk::new();
+    let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+    let (store, _) = LayerStore::open_with(disk, BOOT, layer_options()).unwrap();
+    let node = volume(&store, Durability::Durable);
+    node.write(8 * 512, &sectors(1, 0, 8, 16)).unwrap();
+    node.flush().unwrap();
+    node.write(3 * 512, &sectors(2, 0, 3, 2)).unwrap();
+    tape.fail_call(tape.calls(), std::io::ErrorKind::Other, false);
+    assert_eq!(node.flush().unwrap_err().kind(), ErrorKind::Poisoned);
+    let shown = whole(&node);
+    (files_of(&tape.process_kill(tape.moment(), 0)), shown)
+}
+
+/// Layers that take no writes when the files are opened during this start of the host.
+fn poisoned(files: &Files, boot: [u8; 16]) -> (Vec<LayerId>, LayerStore) {
+    let disk: Arc<dyn Disk> = Arc::new(disk_of(files));
+    let (store, report) = LayerStore::open_with(disk, boot, layer_options()).unwrap();
+    assert_eq!((report.damaged, report.notes), (vec![], vec![]));
+    (report.poisoned, store)
+}
+
+#[test]
+fn a_poisoned_layer_of_format_3_is_read_as_one() {
+    let files = read("layer-v3-poisoned.txt");
+    // The frozen file really has the entry: kind 13, layer 1, generation 1.
+    let entry = [13, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    let has = |bytes: &Vec<u8>| bytes.windows(entry.len()).any(|at| at == entry);
+    let soft = files.iter().filter(|(path, _)| path.contains("/soft."));
+    assert_eq!(soft.filter(|(_, bytes)| has(bytes)).count(), 1);
+    let (_, shown) = write_poisoned();
+    let (found, store) = poisoned(&files, BOOT);
+    assert_eq!(found, [LayerId(1)]);
+    let node = volume(&store, Durability::Durable);
+    assert!(whole(&node) == shown);
+    let refused = node.write(0, &[1; 512]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Poisoned);
+    let (found, store) = poisoned(&files, NEXT_BOOT);
+    assert_eq!(found, [], "another start of the host ends it");
+    let node = volume(&store, Durability::Durable);
+    node.write(0, &[1; 512]).unwrap();
+    node.flush().unwrap();
+}
+
+#[test]
+fn a_poisoned_layer_is_written_as_format_3_says() {
+    let (files, _) = write_poisoned();
+    let name = format!("layer-v{}-poisoned.txt", layer_version(&files));
+    assert_same(&files, &read(&name));
+}
+
 fn words(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
 }
@@ -567,6 +620,12 @@ fn every_format_has_its_fixture() {
     keep(
         &name,
         &origin("a durable and a volatile layer, killed"),
+        &encode(&files),
+    );
+    let (files, _) = write_poisoned();
+    keep(
+        &format!("layer-v{}-poisoned.txt", layer_version(&files)),
+        &origin("a durable layer whose sync failed, killed"),
         &encode(&files),
     );
     assert!(fixture("state-v1.txt").exists(), "its catalog has format 1");

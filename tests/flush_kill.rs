@@ -14,6 +14,7 @@
 mod common;
 #[path = "flush_kill/cut.rs"]
 mod cut;
+mod meddled;
 #[path = "flush_kill/model.rs"]
 mod model;
 #[path = "flush_kill/orders.rs"]

@@ -10,15 +10,15 @@ mod common;
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{PATIENCE, TestHead};
+use common::TestHead;
+use common::session::{OS, connect, run, sense};
 use reveille::iscsi::initiator::Initiator;
-use reveille::iscsi::initiator::engine::{Command, Done, Transfer};
-use reveille::iscsi::initiator::offer::Offer;
+use reveille::iscsi::initiator::engine::Done;
 use serde_json::Value;
-use tokio::time::timeout;
 
-const PREFIX: &str = "iqn.2026-11.internal.reveille";
 const GOOD: u8 = 0x00;
 const CHECK: u8 = 0x02;
 const KIB: u64 = 1 << 10;
@@ -30,14 +30,6 @@ const DISK: u64 = 128 * MIB;
 const NO_SPACE: [u8; 3] = [7, 0x27, 7];
 const SOFT_THRESHOLD: [u8; 3] = [6, 0x38, 7];
 
-/// Key, code and qualifier of fixed-format sense.
-fn sense(done: &Done) -> [u8; 3] {
-    match done.sense.as_slice() {
-        [_, _, key, _, _, _, _, _, _, _, _, _, asc, ascq, ..] => [key & 0xF, *asc, *ascq],
-        other => panic!("no sense: {other:02x?}"),
-    }
-}
-
 /// A node's session, and the unit attentions that it heard.
 struct Disk {
     session: Initiator,
@@ -46,18 +38,8 @@ struct Disk {
 
 impl Disk {
     async fn open(head: &TestHead, node: &str) -> Self {
-        let names = (
-            format!("{PREFIX}:{node}.initiator"),
-            format!("{PREFIX}:{node}"),
-        );
-        let offer = Offer {
-            isid: [0x00, 0x02, 0x3d, 0, 0, 1],
-            ..Offer::new(&names.0, &names.1)
-        };
-        let portal = head.portal.expect("the head runs");
-        let login = timeout(PATIENCE, Initiator::connect(portal, offer)).await;
         Self {
-            session: login.expect("the login hangs").unwrap(),
+            session: connect(head, node, OS).await,
             heard: Vec::new(),
         }
     }
@@ -65,14 +47,7 @@ impl Disk {
     /// Runs a command until it is answered with something else than a unit attention.
     async fn run(&mut self, cdb: &[u8], out: Option<&[u8]>, into: u32) -> Done {
         loop {
-            let done = match out {
-                Some(data) => {
-                    let command = Command::new(0, cdb, Transfer::Out(data.to_vec().into()));
-                    timeout(PATIENCE, self.session.execute(command)).await
-                }
-                None => timeout(PATIENCE, self.session.read(0, cdb, into)).await,
-            };
-            let done = done.expect("a command hangs").unwrap();
+            let done = run(&mut self.session, cdb, out, into).await;
             if done.status == CHECK && sense(&done)[0] == 6 {
                 self.heard.push(sense(&done));
                 continue;
@@ -131,6 +106,45 @@ impl Disk {
             }
         }
         unreachable!()
+    }
+
+    /// LOG SENSE page 0Ch: threshold sets available and used, and whether the available ones are shared.
+    async fn provisioned(&mut self) -> (u32, u32, bool) {
+        let done = self.run(&[0x4D, 0, 0x4C, 0, 0, 0, 0, 0, 255, 0], None, 255);
+        let page = done.await.data;
+        let [
+            0x8C,
+            0,
+            0,
+            24,
+            0,
+            1,
+            3,
+            8,
+            a,
+            b,
+            c,
+            d,
+            scope,
+            _,
+            _,
+            _,
+            0,
+            2,
+            3,
+            8,
+            e,
+            f,
+            g,
+            h,
+            1,
+            ..,
+        ] = page[..]
+        else {
+            panic!("{page:02x?}");
+        };
+        let count = |bytes: [u8; 4]| u32::from_be_bytes(bytes);
+        (count([a, b, c, d]), count([e, f, g, h]), scope == 2)
     }
 
     async fn holds(&mut self, at: u64, pieces: u64, byte: u8) {
@@ -220,6 +234,13 @@ async fn a_full_layer_is_refused_new_blocks_and_its_neighbour_notices_nothing() 
         "threshold of 2 MiB"
     );
 
+    assert_eq!(a.provisioned().await, (0, 4, false));
+    assert_eq!(
+        b.provisioned().await.1,
+        0,
+        "what is the image's takes nothing"
+    );
+
     let told = head.good(&["node", "show", "a"]);
     assert!(told.contains("FULL: 4.0 MiB of 4.0 MiB"), "{told}");
     let log = head.log();
@@ -251,6 +272,7 @@ async fn a_full_layer_is_refused_new_blocks_and_its_neighbour_notices_nothing() 
         before >= 4 * MIB && after <= before - 2 * MIB,
         "{before}, then {after}"
     );
+    assert_eq!(a.provisioned().await, (2, 2, false));
     assert_eq!(a.fill(8 * MIB, 3).await, 16, "2 MiB");
     head.good(&["node", "set", "a", "--layer-limit", "5M"]);
     assert_eq!(a.fill(16 * MIB, 4).await, 8, "1 MiB more at once");
@@ -310,6 +332,9 @@ async fn a_disk_down_to_its_reserve_hurts_the_one_who_needs_new_blocks_and_nobod
     b.flush().await.unwrap();
     let taken = a.fill(0, 1).await;
     assert!(taken > 100, "only {taken} pieces fit into 64 MiB");
+    let used = u32::try_from((taken * PIECE).div_ceil(MIB)).unwrap();
+    assert_eq!(a.provisioned().await, (0, used, true));
+    assert_eq!(b.provisioned().await, (0, 2, true), "shared by all");
     assert!(head.log().contains("down to its reserve"), "{}", head.log());
 
     // The reserve is there, and is used by all else.
@@ -368,4 +393,60 @@ async fn a_disk_that_is_really_full_hurts_the_writer_only_and_heals_when_there_i
     b.flush().await.unwrap();
     a.holds(32 * MIB, 1, 9).await;
     catalog_works(&head, 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_catalog_changes_until_there_is_room_and_needs_no_restart() {
+    let head = small("64m");
+    let (mut a, mut b) = (Disk::open(&head, "a").await, Disk::open(&head, "b").await);
+    for n in 0..16 {
+        b.write(n * PIECE, 7).await.unwrap();
+    }
+    b.flush().await.unwrap();
+    // One node reads all the time, and another writes over what it has.
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let reader = tokio::spawn(async move {
+        let mut rounds = 0_u64;
+        while !stopped.load(Ordering::SeqCst) {
+            b.holds(0, 16, 7).await;
+            rounds += 1;
+        }
+        rounds
+    });
+    a.write(0, 1).await.unwrap();
+    let state = head.path("state").display().to_string();
+    let filler = format!("/proc/{}/root{state}/filler", head.pid());
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let before = head.good(&["node", "ls"]);
+    // More than what is free inside the catalog's file.
+    let many = ["node", "add", "late-[0001-5000]", "--image", "golden"];
+    for round in 0..3 {
+        let said = head.bad(&many, 1);
+        for part in [
+            "No space left",
+            "nothing was changed",
+            "make room",
+            "no restart",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(head.good(&["node", "ls"]), before);
+        a.write(0, 2 + round).await.unwrap();
+        a.flush().await.unwrap();
+    }
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    head.good(&many);
+    assert!(head.good(&["node", "ls"]).contains("late-5000"));
+    catalog_works(&head, 3);
+    a.holds(0, 1, 4).await;
+    stop.store(true, Ordering::SeqCst);
+    assert!(reader.await.unwrap() > 0);
+    assert!(
+        head.log().contains("the catalog takes changes again"),
+        "{}",
+        head.log()
+    );
 }

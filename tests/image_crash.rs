@@ -7,6 +7,7 @@
 mod image_model;
 #[path = "image_model/lying.rs"]
 mod lying;
+mod meddled;
 
 use std::sync::Arc;
 
@@ -183,7 +184,7 @@ fn lies_about_syncs_are_found_out() {
         let mut tally = Tally::default();
         for seed in 0..6 {
             let tape = CrashDisk::new();
-            let disk: Arc<dyn Disk> = Arc::new(Lying::new(tape.clone(), lie));
+            let disk = Lying::over(tape.clone(), lie);
             let events = history(&disk, &tape, seed, 14);
             cut_everywhere(&mut tally, &tape, &events, seed, 4);
             if !tally.wrong.is_empty() {

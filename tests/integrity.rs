@@ -7,12 +7,11 @@ mod common;
 
 use std::os::unix::fs::FileExt;
 
+use common::session::{self, cdb10, cdb16, run, sense};
 use common::{PATIENCE, TestHead};
 use reveille::iscsi::initiator::Initiator;
 use reveille::iscsi::initiator::engine::Done;
-use reveille::iscsi::initiator::offer::Offer;
 
-const PREFIX: &str = "iqn.2026-11.internal.reveille";
 const CHUNK: usize = 65_536;
 const CHUNKS: usize = 40;
 const BAD: usize = 21;
@@ -59,28 +58,13 @@ fn flip(head: &TestHead) {
 }
 
 async fn log_in(head: &TestHead) -> Initiator {
-    let offer = Offer::new(&format!("{PREFIX}:n1.initiator"), &format!("{PREFIX}:n1"));
-    let portal = head.portal.expect("the head runs");
-    let session = tokio::time::timeout(PATIENCE, Initiator::connect(portal, offer));
-    let mut session = session.await.expect("the login hangs").unwrap();
-    for _ in 0..8 {
-        if session.read(0, &[0; 6], 0).await.unwrap().status == 0 {
-            break;
-        }
-    }
-    session
+    session::log_in(head, "n1", session::OS).await
 }
 
 /// READ(10).
 async fn read(session: &mut Initiator, lba: usize, blocks: u16) -> Done {
-    let mut cdb = [0x28, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    cdb[2..6].copy_from_slice(&u32::try_from(lba).unwrap().to_be_bytes());
-    cdb[7..9].copy_from_slice(&blocks.to_be_bytes());
-    let done = session.read(0, &cdb, u32::from(blocks) * 512);
-    tokio::time::timeout(PATIENCE, done)
-        .await
-        .expect("the read hangs")
-        .unwrap()
+    let cdb = cdb10(0x28, 0, lba, blocks);
+    run(session, &cdb, None, u32::from(blocks) * 512).await
 }
 
 /// MEDIUM ERROR, UNRECOVERED READ ERROR, with this block in the INFORMATION field (SPC-4 4.5.3, fixed format).
@@ -191,4 +175,119 @@ async fn the_scrub_finds_it_before_a_node_does() {
     head.good(&["image", "scrub", "--resume"]);
     head.bad(&["image", "scrub", "golden", "--pause"], 2);
     head.stop();
+}
+
+/// COMPARE AND WRITE: the blocks stand in one byte.
+fn compare_and_write(lba: usize, blocks: u8) -> [u8; 16] {
+    let mut cdb = cdb16(0x89, 0, lba, 0);
+    cdb[13] = blocks;
+    cdb
+}
+
+#[tokio::test]
+async fn commands_that_compare_or_change_tell_the_bad_block_and_change_nothing() {
+    let mut head = head();
+    flip(&head);
+    head.serve();
+    let mut session = log_in(&head).await;
+    let (model, first) = (disk(), BAD * CHUNK / 512);
+    for (lba, blocks) in [(first - 8, 16), (first + 40, 8), (first + 120, 16)] {
+        let (bytes, bad) = (lba * 512..(lba + blocks) * 512, lba.max(first));
+        let right = model[bytes].to_vec();
+        let wrong = vec![0xEE; right.len()];
+        let count = u16::try_from(blocks).unwrap();
+        // Whether the bytes that are sent are the right ones cannot be known: no GOOD, and no MISCOMPARE.
+        for sent in [&right, &wrong] {
+            let swap = [&sent[..], &[0x77; 16 * 512][..sent.len()]].concat();
+            let tried: [(&[u8], &[u8]); 6] = [
+                (&cdb10(0x2F, 0x02, lba, count), sent),
+                (&cdb16(0x8F, 0x02, lba, count.into()), sent),
+                (&cdb10(0x2F, 0x06, lba, count), &sent[..512]),
+                (&cdb16(0x8F, 0x06, lba, count.into()), &sent[..512]),
+                (
+                    &compare_and_write(lba, u8::try_from(blocks).unwrap()),
+                    &swap,
+                ),
+                (
+                    &cdb16(0x8B, 0, lba, count.into()),
+                    &[0xFF; 16 * 512][..sent.len()],
+                ),
+            ];
+            for (at, (cdb, data)) in tried.into_iter().enumerate() {
+                // One block compared with all: what lies before the bad one may well differ from it.
+                let one_block = cdb[1] == 0x06;
+                let done = run(&mut session, cdb, Some(data), 0).await;
+                if one_block && lba < first {
+                    assert_eq!(done.status, 2, "no GOOD");
+                    continue;
+                }
+                assert!(
+                    done.status == 2 && sense(&done)[0] == 3,
+                    "{lba} {at}: {:02x?}",
+                    done.sense
+                );
+                assert_medium_error(&done, bad);
+            }
+        }
+        // Without comparing they look at no byte, or only at it.
+        let done = run(&mut session, &cdb10(0x2F, 0, lba, count), None, 0).await;
+        assert!(
+            done.status == 0 || sense(&done)[0] == 3,
+            "{:02x?}",
+            done.sense
+        );
+    }
+    let shown = head.good(&["layer", "show", "n1", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["data_bytes"], 0, "nothing was written");
+
+    // Beside it they do what they should.
+    let (near, right) = (first + 128, &model[(first + 128) * 512..][..8 * 512]);
+    let verify = cdb10(0x2F, 0x02, near, 8);
+    assert_eq!(run(&mut session, &verify, Some(right), 0).await.status, 0);
+    let done = run(&mut session, &verify, Some(&[0xEE; 8 * 512]), 0).await;
+    assert_eq!(sense(&done)[0], 0xE, "MISCOMPARE");
+    let swap = [right, &[0x77; 8 * 512]].concat();
+    let done = run(&mut session, &compare_and_write(near, 8), Some(&swap), 0).await;
+    assert_eq!(done.status, 0, "{:02x?}", done.sense);
+
+    // Repaired, all of it is as it was.
+    let raw = head.path("golden.raw").display().to_string();
+    head.good(&["image", "import", &raw, "--name", "golden"]);
+    let found = session::read(&mut session, first - 8, 144).await;
+    let wanted = [&model[(first - 8) * 512..near * 512], &[0x77; 8 * 512]].concat();
+    assert!(found == wanted, "nothing of the refused commands is there");
+    head.stop();
+}
+
+#[test]
+fn what_a_verify_without_a_daemon_finds_is_told_by_the_next_daemon_once() {
+    let mut head = head();
+    flip(&head);
+    let output = head.cli(&["image", "verify", "golden:1"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("golden:1 at byte 1376256"), "{said}");
+    head.serve();
+    let told = wait_for(&head, &["events"], "BAD chunk 21 of golden:1");
+    assert_eq!(told.matches("BAD chunk").count(), 1, "{told}");
+    let shown = head.good(&["image", "show", "golden:1"]);
+    assert!(shown.contains("chunk 21"), "{shown}");
+    assert!(
+        head.good(&["metrics"])
+            .contains("reveille_image_bad_chunks{image=\"golden:1\"} 1")
+    );
+    head.stop();
+    head.serve();
+    assert!(
+        head.good(&["image", "show", "golden:1"])
+            .contains("chunk 21")
+    );
+    head.stop();
+    let log = head.log();
+    assert_eq!(
+        log.matches("a chunk of an image is bad").count(),
+        1,
+        "{log}"
+    );
 }

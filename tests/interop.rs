@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use common::{TestHead, raw_disk, tool};
+use common::{TestHead, raw_disk, session, tool};
 
 /// Nodes, and so tests, at a time.
 const LANES: usize = 4;
@@ -35,6 +35,31 @@ fn head_with_node(mib: u64, mode: &str) -> TestHead {
     ]);
     head.serve();
     head
+}
+
+/// LOG SENSE page 0Ch of a real session, decoded by sg3_utils.
+#[tokio::test]
+async fn sg_logs_reads_how_full_a_disk_is() {
+    let head = head_with_node(64, "persistent");
+    head.good(&["node", "set", "n1", "--layer-limit", "10M"]);
+    let mut session = session::log_in(&head, "n1", session::OS).await;
+    session::write(&mut session, 0, &[7; 65_536]).await;
+    for (page, wanted) in [
+        (0x40, vec!["0x0c", "provisioning"]),
+        (0x4C, vec!["available", "9", "used", "1", "dedicated"]),
+    ] {
+        let cdb = [0x4D, 0, page, 0, 0, 0, 0, 0, 255, 0];
+        let done = session::run(&mut session, &cdb, None, 255).await;
+        assert_eq!(done.status, 0, "{:02x?}", done.sense);
+        let path = head.path("page.bin");
+        std::fs::write(&path, &done.data).unwrap();
+        let path = path.display().to_string();
+        let shown = tool("sg_logs", &["--raw", "--pdt=0", &format!("--in={path}")]);
+        let shown = String::from_utf8_lossy(&shown.stdout).to_lowercase();
+        for word in wanted {
+            assert!(shown.contains(word), "no `{word}` in: {shown}");
+        }
+    }
 }
 
 #[test]

@@ -4,12 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "test code")]
 
 mod layer_model;
+mod meddled;
 #[path = "layer_model/wrapped.rs"]
 mod wrapped;
 
 use std::sync::Arc;
 
 use layer_model::*;
+use meddled::meddled;
 use reveille::store::LayerStore;
 use reveille::store::disk::Disk;
 use reveille::store::disk_crash::{CrashDisk, Random};
@@ -415,11 +417,8 @@ fn what_is_flushed_after_a_kill_at_any_moment_survives_the_power_cut_that_follow
 #[test]
 fn a_checkpoint_in_the_midst_of_a_flush_does_not_put_presence_before_data() {
     let tape = CrashDisk::new();
-    let hooked = Arc::new(Hooked {
-        disk: tape.clone(),
-        hook: Arc::default(),
-    });
-    let store = Arc::new(open(Arc::clone(&hooked) as Arc<dyn Disk>, BOOT).unwrap().0);
+    let hooked = Arc::new(Hooked::default());
+    let store = Arc::new(open(meddled(tape.clone(), &hooked), BOOT).unwrap().0);
     let volume = volume(&store, 0).unwrap();
     volume.write(0, &sectors(3, 0, 0, 16)).unwrap();
     let mine = Arc::clone(&store);
@@ -516,11 +515,7 @@ fn swapped_syncs_are_found_out() {
     let mut found = 0;
     for seed in 500..504 {
         let tape = CrashDisk::new();
-        let swapped = Swapped {
-            disk: tape.clone(),
-            waiting: Arc::default(),
-        };
-        let disk: Arc<dyn Disk> = Arc::new(swapped);
+        let disk = meddled(tape.clone(), &Arc::new(Swapped::default()));
         let mut store = LayerStore::open_with(
             Arc::clone(&disk),
             BOOT,

@@ -8,11 +8,13 @@
 
 #[path = "layer_model/golden.rs"]
 mod golden;
+mod meddled;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use golden::*;
+use meddled::{Meddler, meddled};
 use reveille::limits;
 use reveille::store::disk::{Disk, File, OpenMode, Space};
 use reveille::store::disk_memory::MemoryDisk;
@@ -25,48 +27,26 @@ const BLOCK: u64 = 4096;
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A tree in memory on a medium of a size, which may call something before a data file is opened.
+/// A medium of a size, which may call something before a data file is opened.
 #[derive(Default)]
 struct Medium {
-    disk: MemoryDisk,
     free: AtomicU64,
     before_open: Mutex<Option<Hook>>,
 }
 
-impl std::fmt::Debug for Medium {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Medium")
-    }
-}
-
-impl Disk for Medium {
-    fn open(&self, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
+impl Meddler for Medium {
+    fn open(&self, disk: &dyn Disk, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
         let hook = match path.starts_with("layers/data/") {
             true => self.before_open.lock().unwrap().take(),
             false => None,
         };
-        let file = self.disk.open(path, mode);
+        let file = disk.open(path, mode);
         if let Some(hook) = hook {
             hook();
         }
         file
     }
-    fn remove(&self, path: &str) -> Result<()> {
-        self.disk.remove(path)
-    }
-    fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn create_dir(&self, path: &str) -> Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>> {
-        self.disk.list(path)
-    }
-    fn sync_dir(&self, path: &str) -> Result<()> {
-        self.disk.sync_dir(path)
-    }
-    fn space(&self) -> Result<Option<Space>> {
+    fn space(&self, _: &dyn Disk) -> Result<Option<Space>> {
         Ok(Some(Space {
             total: 1 << 40,
             free: self.free.load(Ordering::Relaxed),
@@ -281,7 +261,7 @@ fn blocks_that_a_limited_layer_trims_one_by_one_leave_the_disk() {
 fn new_blocks_leave_the_reserve_of_the_file_system_alone() {
     let medium = Arc::new(Medium::default());
     medium.free.store(1 << 30, Ordering::Relaxed);
-    let store = store_on(Arc::clone(&medium) as Arc<dyn Disk>, None);
+    let store = store_on(meddled(MemoryDisk::new(), &medium), None);
     let image = Golden::new(5);
     let open = |layer, class| store.volume(spec(layer, &image, class)).unwrap();
     let (a, b) = (open(1, Durability::Durable), open(2, Durability::Volatile));
@@ -384,7 +364,8 @@ fn with_more_dirty_files_than_the_limit_the_oldest_are_synced_and_closed() {
 fn a_reader_that_opens_the_file_while_the_layer_is_reset_gives_nothing_to_its_successor() {
     let medium = Arc::new(Medium::default());
     medium.free.store(1 << 30, Ordering::Relaxed);
-    let store = Arc::new(store_on(Arc::clone(&medium) as Arc<dyn Disk>, None));
+    let disk = meddled(MemoryDisk::new(), &medium);
+    let store = Arc::new(store_on(Arc::clone(&disk), None));
     let image = Golden::new(5);
     let open = || store.volume(spec(1, &image, Durability::Volatile)).unwrap();
     let old = open();
@@ -397,7 +378,7 @@ fn a_reader_that_opens_the_file_while_the_layer_is_reset_gives_nothing_to_its_su
     assert_eq!(kind(old.read(bytes(0, 1))), ErrorKind::Fenced);
     let new = open();
     put(&new, 5, 2).unwrap();
-    let data = medium.list("layers/data").unwrap();
+    let data = disk.list("layers/data").unwrap();
     let generation = store.stats(LayerId(1)).generation;
     assert_eq!(
         data,

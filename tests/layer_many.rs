@@ -8,13 +8,15 @@
 
 #[path = "layer_model/golden.rs"]
 mod golden;
+mod meddled;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use golden::*;
+use meddled::{Meddler, meddled};
 use reveille::store::disk::{Disk, File, OpenMode};
 use reveille::store::disk_file::RealDisk;
 use reveille::store::disk_memory::MemoryDisk;
@@ -23,79 +25,24 @@ use reveille::store::{Durability, LayerStore, Result};
 
 // --- many layers, few files ---
 
-/// Counts files that are open.
-#[derive(Debug)]
+/// Counts files: open now, most at once, opened so far.
+#[derive(Default)]
 struct Counting {
-    disk: MemoryDisk,
-    open: Arc<AtomicUsize>,
-    peak: Arc<AtomicUsize>,
-    opened: Mutex<usize>,
+    open: AtomicUsize,
+    peak: AtomicUsize,
+    opened: AtomicUsize,
 }
 
-#[derive(Debug)]
-struct Counted {
-    file: Arc<dyn File>,
-    open: Arc<AtomicUsize>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Disk for Counting {
-    fn open(&self, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
-        let file = self.disk.open(path, mode)?;
-        *self.opened.lock().unwrap() += 1;
+impl Meddler for Counting {
+    fn open(&self, disk: &dyn Disk, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
+        let file = disk.open(path, mode)?;
+        self.opened.fetch_add(1, Ordering::SeqCst);
         let now = self.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(now, Ordering::SeqCst);
-        Ok(Arc::new(Counted {
-            file,
-            open: Arc::clone(&self.open),
-        }))
+        Ok(file)
     }
-    fn remove(&self, path: &str) -> Result<()> {
-        self.disk.remove(path)
-    }
-    fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn create_dir(&self, path: &str) -> Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>> {
-        self.disk.list(path)
-    }
-    fn sync_dir(&self, path: &str) -> Result<()> {
-        self.disk.sync_dir(path)
-    }
-}
-
-impl File for Counted {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read_at(offset, out)
-    }
-    fn try_read_at(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
-        self.file.try_read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> Result<()> {
-        self.file.sync()
-    }
-    fn len(&self) -> Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.file.punch(offset, len)
-    }
-    fn allocated(&self) -> Result<u64> {
-        self.file.allocated()
+    fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -108,16 +55,9 @@ fn ten_thousand_layers_start_in_well_under_a_second_and_open_no_file_each() {
         ..Options::default()
     };
     let image = Golden::new(5);
-    let (open, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counting = || {
-        Arc::new(Counting {
-            disk: disk.clone(),
-            open: Arc::clone(&open),
-            peak: Arc::clone(&peak),
-            opened: Mutex::new(0),
-        })
-    };
-    let store = LayerStore::open_with(counting(), BOOT, options.clone())
+    let count = Arc::new(Counting::default());
+    let counting = meddled(disk.clone(), &count);
+    let store = LayerStore::open_with(Arc::clone(&counting), BOOT, options.clone())
         .unwrap()
         .0;
     for layer in 0..10_000 {
@@ -135,16 +75,15 @@ fn ten_thousand_layers_start_in_well_under_a_second_and_open_no_file_each() {
         }
     }
     assert!(
-        peak.load(Ordering::SeqCst) < 200,
+        count.peak.load(Ordering::SeqCst) < 200,
         "{} files were open at once",
-        peak.load(Ordering::SeqCst)
+        count.peak.load(Ordering::SeqCst)
     );
     drop(store);
-    assert_eq!(open.load(Ordering::SeqCst), 0);
-    let again = counting();
+    assert_eq!(count.open.load(Ordering::SeqCst), 0);
+    count.opened.store(0, Ordering::SeqCst);
     let began = Instant::now();
-    let (store, report) =
-        LayerStore::open_with(Arc::clone(&again) as Arc<dyn Disk>, BOOT, options).unwrap();
+    let (store, report) = LayerStore::open_with(counting, BOOT, options).unwrap();
     let took = began.elapsed();
     println!(
         "start with 10,000 layers, {} records: {took:?} (unoptimized build)",
@@ -152,9 +91,9 @@ fn ten_thousand_layers_start_in_well_under_a_second_and_open_no_file_each() {
     );
     assert_eq!((report.layers, report.lost_volatile.len()), (10_000, 0));
     assert!(
-        *again.opened.lock().unwrap() < 10,
+        count.opened.load(Ordering::SeqCst) < 10,
         "start-up opened {} files",
-        again.opened.lock().unwrap()
+        count.opened.load(Ordering::SeqCst)
     );
     let volume = store
         .volume(spec(77, &image, Durability::Volatile))

@@ -11,7 +11,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use common::session::{FIRMWARE, OS, cdb10, log_in, read, run, write};
 use common::{PATIENCE, TestHead, raw_disk, tool};
+use reveille::iscsi::initiator::Initiator;
 
 fn head(mib: u64) -> TestHead {
     let mut head = TestHead::new();
@@ -246,4 +248,81 @@ fn a_promotion_cut_by_kill_9_leaves_nothing_and_is_repeated() {
             .contains("is good")
     );
     node(&head, "n2", &["read -P 1 0 4M", "read -P 48 188M 4M"]);
+}
+
+/// All 16 MiB of a disk.
+async fn whole(session: &mut Initiator) -> Vec<u8> {
+    let mut all = Vec::new();
+    for lba in (0..32_768).step_by(512) {
+        all.extend(read(session, lba, 512).await);
+    }
+    all
+}
+
+/// A boot as iPXE and the operating system after it make one.
+async fn boot(head: &TestHead, node: &str) -> Initiator {
+    let firmware = log_in(head, node, FIRMWARE).await;
+    firmware.logout().await.unwrap();
+    log_in(head, node, OS).await
+}
+
+fn layer(head: &TestHead, node: &str) -> (String, u64) {
+    let text = head.good(&["layer", "show", node, "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let image = shown["image"].as_str().unwrap().to_owned();
+    (image, shown["data_bytes"].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn a_promoted_persistent_layer_moves_at_the_next_login_and_shows_the_same_bytes() {
+    let mut head = head(16);
+    head.good(&["node", "set", "n[1-2]", "--mode", "persistent"]);
+    let mut n1 = boot(&head, "n1").await;
+    write(&mut n1, 2048, &[0x5a; 131_072]).await;
+    write(&mut n1, 2049, &[0x5b; 512]).await;
+    let zeros = [
+        &[0, 22, 0, 16, 0, 0, 0, 0][..],
+        &4096_u64.to_be_bytes(),
+        &2048_u32.to_be_bytes(),
+        &[0; 4],
+    ];
+    let unmapped = run(
+        &mut n1,
+        &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0],
+        Some(&zeros.concat()),
+        0,
+    )
+    .await;
+    assert_eq!(unmapped.status, 0);
+    let flushed = run(&mut n1, &cdb10(0x35, 0, 0, 0), None, 0).await;
+    assert_eq!(flushed.status, 0);
+    let shown = whole(&mut n1).await;
+    head.good(&["layer", "promote", "n1", "--name", "golden", "--force"]);
+    // Logged in it stays where it is.
+    assert_eq!(layer(&head, "n1"), ("golden:1".to_owned(), 131_072));
+    assert!(whole(&mut n1).await == shown);
+    n1.logout().await.unwrap();
+
+    let mut n1 = boot(&head, "n1").await;
+    assert_eq!(
+        layer(&head, "n1"),
+        ("golden:2".to_owned(), 0),
+        "moved, and empty"
+    );
+    assert!(whole(&mut n1).await == shown, "byte for byte");
+    // What it writes now is its own again, over the new version; so it is after kill -9.
+    write(&mut n1, 9000, &[0x66; 4096]).await;
+    let flushed = run(&mut n1, &cdb10(0x35, 0, 0, 0), None, 0).await;
+    assert_eq!(flushed.status, 0);
+    head.kill();
+    head.serve();
+    let mut n1 = boot(&head, "n1").await;
+    let mut wanted = shown.clone();
+    wanted[9000 * 512..9008 * 512].fill(0x66);
+    assert!(whole(&mut n1).await == wanted);
+    assert_eq!(layer(&head, "n1").0, "golden:2");
+    // Another node of that version sees what was promoted, and nothing later.
+    let mut n2 = boot(&head, "n2").await;
+    assert!(whole(&mut n2).await == shown);
+    head.stop();
 }

@@ -7,8 +7,10 @@
 
 #[path = "image_model/lying.rs"]
 mod lying;
+mod meddled;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -75,8 +77,8 @@ fn name(node: &str) -> NodeName {
 /// What is known of a node's disk: block to the byte it is full of. Written and flushed, or only written.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Disk1 {
-    /// Kind of the image it stands on.
-    image: Option<u8>,
+    /// The image it stands on.
+    image: Option<String>,
     flushed: BTreeMap<usize, u8>,
     later: Vec<(usize, u8)>,
 }
@@ -87,8 +89,8 @@ struct World {
     names: String,
     /// Persistent nodes.
     disks: BTreeMap<String, Disk1>,
-    /// Image id to the kind of its second chunk.
-    kinds: BTreeMap<String, u8>,
+    /// Image id to the bytes of its disk.
+    contents: BTreeMap<String, Arc<Vec<u8>>>,
 }
 
 struct Event {
@@ -108,11 +110,16 @@ fn names(head: &Head) -> String {
             .iter()
             .map(|v| (v.version, v.id, v.size))
             .collect();
-        format!("{} {versions:?} {:?} {}", i.name, i.tags, i.next_version)
+        let (tags, held) = (&i.tags, i.held);
+        format!(
+            "{} {versions:?} {tags:?} {held:?} {}",
+            i.name, i.next_version
+        )
     });
-    let nodes = now
-        .nodes()
-        .map(|n| format!("{} {} {:?} {}", n.name, n.layer, n.image, n.mode));
+    let nodes = now.nodes().map(|n| {
+        let power = &n.power;
+        format!("{} {} {:?} {} {power:?}", n.name, n.layer, n.image, n.mode)
+    });
     let bindings = now.bindings().map(|b| {
         format!(
             "{} {} {} {:?} {}",
@@ -149,13 +156,13 @@ impl Run<'_> {
             .head()
             .image_import(&import, &|_| {}, &AtomicBool::new(false));
         let id = done.unwrap().id.unwrap();
-        self.world.kinds.insert(id.to_string(), kind);
+        let content = Arc::new(golden(kind));
+        self.world.contents.insert(id.to_string(), content);
         format!("import {kind}")
     }
 
-    fn add(&mut self, random: &mut Random) -> String {
+    fn add(&mut self, persistent: bool) -> String {
         let at = self.head().snapshot().counter("layers") + 1;
-        let persistent = random.below(3) > 0;
         let mode = if persistent {
             "persistent"
         } else {
@@ -183,13 +190,13 @@ impl Run<'_> {
         let Ok(bound) = head.prepare_boot(&name(node), boot) else {
             return format!("{node} has no image");
         };
-        let kind = self.world.kinds[&bound.image.to_string()];
+        let image = Some(bound.image.to_string());
         if let Some(disk) = self.world.disks.get_mut(node)
-            && disk.image != Some(kind)
+            && disk.image != image
         {
-            // Only an empty layer moves on to another image.
+            // Only an empty layer moves on to another image, or one whose disk is that image: it is empty then.
             *disk = Disk1::default();
-            disk.image = Some(kind);
+            disk.image = image;
         }
         format!("boot {node}")
     }
@@ -207,9 +214,9 @@ impl Run<'_> {
         if flush {
             attached.volume.flush().unwrap();
         }
-        let kind = self.world.kinds[&attached.binding.image.to_string()];
+        let image = attached.binding.image.to_string();
         if let Some(disk) = self.world.disks.get_mut(node) {
-            disk.image = Some(kind);
+            disk.image = Some(image);
             disk.later.push((block, self.tag));
             if flush {
                 disk.flushed.extend(std::mem::take(&mut disk.later));
@@ -250,11 +257,81 @@ impl Run<'_> {
         }
     }
 
+    fn promote(&mut self, node: &str) -> String {
+        let attached = self.head().attach(&name(node), false).unwrap();
+        let range = ByteRange::new(0, LEN as u64).unwrap();
+        let shown = attached.volume.read(range).unwrap().to_vec();
+        let promote = ask(serde_json::json!({"node": node, "name": "d"}));
+        let done =
+            self.head()
+                .layer_promote(&promote, &|_| false, &|_| {}, &AtomicBool::new(false));
+        let done = done.unwrap();
+        let id = done.id.unwrap().to_string();
+        self.world.contents.insert(id, Arc::new(shown));
+        format!("promote {node} to {}", done.label)
+    }
+
+    fn roll_back(&mut self) -> String {
+        let back = ask(serde_json::json!({"image": "d"}));
+        match self.head().image_rollback(&back) {
+            Ok(_) => "roll back".into(),
+            Err(e) => format!("refused: {e}"),
+        }
+    }
+
+    /// A text with many nodes, all of them changed by every next one.
+    fn apply(&mut self) -> String {
+        self.tag = self.tag.checked_add(1).unwrap_or(130).max(130);
+        let mut text = "format: 1\nnodes:\n".to_owned();
+        for node in 1..=60 {
+            writeln!(
+                text,
+                "- nodes: x{node}\n  power: \"drive {} {{node}} {{action}}\"",
+                self.tag
+            )
+            .unwrap();
+        }
+        let apply = ask(
+            serde_json::json!({"text": text, "file": "x.yaml", "prune": false,
+            "missing_images": false, "dry_run": false}),
+        );
+        self.head().apply(&apply, &|_| false, &|_| false).unwrap();
+        format!("apply {}", self.tag)
+    }
+
+    /// A life of versions: promoted, moved to, rolled back, with texts in between.
+    fn version_step(&mut self, random: &mut Random, nth: usize) -> String {
+        match nth {
+            0 => self.import(),
+            1 => self.add(true),
+            2 | 5 | 10 | 13 => self.boot("n1"),
+            3 | 7 | 12 => self.write("n1", random),
+            4 | 9 => self.promote("n1"),
+            6 | 11 => self.apply(),
+            8 => self.roll_back(),
+            _ => self.remove_image(random),
+        }
+    }
+
+    fn random_step(&mut self, random: &mut Random, nth: usize) -> String {
+        match nth {
+            0 => self.import(),
+            1 => {
+                let persistent = random.below(3) > 0;
+                self.add(persistent)
+            }
+            _ => self.step(random),
+        }
+    }
+
     fn step(&mut self, random: &mut Random) -> String {
         let node = self.node(random);
         match (random.below(20), node) {
             (0..3, _) => self.import(),
-            (3..6, _) => self.add(random),
+            (3..6, _) => {
+                let persistent = random.below(3) > 0;
+                self.add(persistent)
+            }
             (6..9, Some(node)) => self.boot(&node),
             (9..15, Some(node)) => self.write(&node, random),
             (15, Some(node)) => self.reset(&node),
@@ -277,12 +354,14 @@ impl Run<'_> {
     }
 }
 
+type Steps = fn(&mut Run<'_>, &mut Random, usize) -> String;
+
 fn history(
     dir: &Path,
     disk: &Arc<dyn Disk>,
     tape: &CrashDisk,
     seed: u64,
-    length: usize,
+    (length, steps): (usize, Steps),
 ) -> Vec<Event> {
     let mut random = Random(seed);
     let mut run = Run {
@@ -296,11 +375,7 @@ fn history(
     let mut events = Vec::new();
     for nth in 0..length {
         let (before, start) = (run.world.clone(), tape.moment());
-        let what = match nth {
-            0 => run.import(),
-            1 => run.add(&mut random),
-            _ => run.step(&mut random),
-        };
+        let what = steps(&mut run, &mut random, nth);
         run.world.names = names(run.head());
         let (after, end) = (run.world.clone(), tape.moment());
         events.push(Event {
@@ -345,13 +420,10 @@ fn no_damage(disk: &Arc<dyn Disk>, boot: &str) -> Outcome<Vec<String>> {
     }
 }
 
-/// Whether the disk that `node` gets is one that `world` allows.
-fn disk_fits(bytes: &[u8], image: u8, disk: &Disk1) -> bool {
-    if !disk.flushed.is_empty() && disk.image != Some(image) {
-        return false;
-    }
-    let base = golden(image);
-    let ours = disk.image == Some(image);
+type Contents = BTreeMap<String, Arc<Vec<u8>>>;
+
+/// Whether these bytes are a disk over `base` with what `disk` says was written to it.
+fn is_over(bytes: &[u8], base: &[u8], disk: &Disk1, ours: bool) -> bool {
     bytes
         .chunks(512)
         .zip(base.chunks(512))
@@ -365,12 +437,23 @@ fn disk_fits(bytes: &[u8], image: u8, disk: &Disk1) -> bool {
         })
 }
 
+/// Whether the disk that a node gets over `image` is one that its world allows. A layer that moved stands on
+/// another image than it did, and shows the same.
+fn disk_fits(bytes: &[u8], image: &str, disk: &Disk1, contents: &Contents) -> bool {
+    let ours = disk.image.as_deref() == Some(image);
+    if (ours || disk.flushed.is_empty()) && is_over(bytes, &contents[image], disk, ours) {
+        return true;
+    }
+    let before = disk.image.as_ref().map(|image| &contents[image]);
+    before.is_some_and(|before| is_over(bytes, before, disk, true))
+}
+
 fn check_nodes(head: &Head, worlds: &[&World]) -> Outcome<()> {
     let now = head.snapshot();
-    let mut kinds = BTreeMap::new();
+    let mut contents = Contents::new();
     worlds
         .iter()
-        .for_each(|world| kinds.extend(world.kinds.clone()));
+        .for_each(|world| contents.extend(world.contents.clone()));
     for node in now.nodes() {
         let wanted = node.image.as_ref().and_then(|image| now.resolve(image));
         let attached = match head.attach(&node.name, true) {
@@ -378,8 +461,10 @@ fn check_nodes(head: &Head, worlds: &[&World]) -> Outcome<()> {
             Err(_) if wanted.is_none() => continue,
             Err(e) => return Err(format!("node {}: {e}", node.name)),
         };
-        let image = kinds.get(&attached.binding.image.to_string());
-        let image = *image.ok_or("a node got an image that nobody made")?;
+        let image = attached.binding.image.to_string();
+        if !contents.contains_key(&image) {
+            return Err("a node got an image that nobody made".into());
+        }
         let range = ByteRange::new(0, LEN as u64).unwrap();
         let read = attached.volume.read(range);
         let bytes = read
@@ -390,8 +475,9 @@ fn check_nodes(head: &Head, worlds: &[&World]) -> Outcome<()> {
         let known: Vec<&Disk1> = worlds.iter().filter_map(|w| w.disks.get(&found)).collect();
         let empty = Disk1::default();
         let cleared = known.windows(2).any(|pair| pair[0] != pair[1]) || known.is_empty();
-        let fits = known.iter().any(|disk| disk_fits(&bytes, image, disk))
-            || cleared && may_be_empty(&known) && disk_fits(&bytes, image, &empty);
+        let fits = |disk| disk_fits(&bytes, &image, disk, &contents);
+        let fits =
+            known.iter().any(|disk| fits(disk)) || cleared && may_be_empty(&known) && fits(&empty);
         if !fits {
             return Err(format!(
                 "node {found}: its disk is none that it may be: {known:?}"
@@ -476,7 +562,13 @@ fn a_power_cut_at_any_moment_leaves_names_with_their_things_and_all_that_was_ack
     for seed in seeds(0, 2) {
         let tape = CrashDisk::new();
         let disk: Arc<dyn Disk> = Arc::new(tape.clone());
-        let events = history(dir.path(), &disk, &tape, seed, 14);
+        let events = history(
+            dir.path(),
+            &disk,
+            &tape,
+            seed,
+            (14, |run, random, nth| run.random_step(random, nth)),
+        );
         let (tried, wrong) = cut_everywhere(&tape, &events, seed, 2);
         all += tried;
         println!(
@@ -494,13 +586,49 @@ fn a_power_cut_at_any_moment_leaves_names_with_their_things_and_all_that_was_ack
 }
 
 #[test]
+fn promotions_moves_roll_backs_and_texts_survive_a_power_cut_at_any_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    for seed in seeds(80, 1) {
+        let tape = CrashDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(tape.clone());
+        let events = history(
+            dir.path(),
+            &disk,
+            &tape,
+            seed,
+            (15, |run, random, nth| run.version_step(random, nth)),
+        );
+        let did = |what: &str| events.iter().filter(|e| e.what.starts_with(what)).count();
+        assert_eq!((did("promote"), did("apply"), did("roll back")), (2, 2, 1));
+        let moved = &events[5];
+        let image = |world: &World| world.disks["n1"].image.clone();
+        assert!(
+            image(&moved.before) != image(&moved.after),
+            "the layer moved"
+        );
+        let (tried, wrong) = cut_everywhere(&tape, &events, seed, 2);
+        println!(
+            "versions, seed {seed}: {tried} crash images, {} violations",
+            wrong.len()
+        );
+        assert!(wrong.is_empty(), "the first: {}", wrong[0]);
+    }
+}
+
+#[test]
 fn a_cut_while_the_head_starts_after_a_cut_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut tried = 0;
     for seed in seeds(50, 1) {
         let tape = CrashDisk::new();
         let disk: Arc<dyn Disk> = Arc::new(tape.clone());
-        let events = history(dir.path(), &disk, &tape, seed, 12);
+        let events = history(
+            dir.path(),
+            &disk,
+            &tape,
+            seed,
+            (12, |run, random, nth| run.random_step(random, nth)),
+        );
         let mut random = Random(seed);
         for _ in 0..2 {
             let moment = usize::try_from(random.below(tape.moment() as u64 + 1)).unwrap();
@@ -533,9 +661,15 @@ fn lies_about_syncs_are_found_out() {
         let (mut tried, mut found) = (0, Vec::new());
         for seed in 0..8 {
             let tape = CrashDisk::new();
-            let disk: Arc<dyn Disk> = Arc::new(Lying::new(tape.clone(), lie));
+            let disk = Lying::over(tape.clone(), lie);
             let length = if lie == Lie::RemovalLate { 16 } else { 4 };
-            let events = history(dir.path(), &disk, &tape, seed, length);
+            let events = history(
+                dir.path(),
+                &disk,
+                &tape,
+                seed,
+                (length, |run, random, nth| run.random_step(random, nth)),
+            );
             let removes = |e: &Event| e.what.starts_with("remove version");
             let from = match lie {
                 Lie::RemovalLate => match events.iter().find(|e| removes(e)) {

@@ -1,6 +1,7 @@
 //! One error for the room: a kind that callers act on, a context that people read, the source.
 
 use std::fmt;
+use std::io;
 
 /// What went wrong, as far as a caller may act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,8 +20,20 @@ pub enum ErrorKind {
     NewerVersion,
     /// The bytes on the medium are not a catalog, or a record in it cannot be read.
     Corrupt,
+    /// The file system has no room for what was to be written.
+    NoSpace,
     /// The operating system refused or failed an operation.
     Io,
+}
+
+impl ErrorKind {
+    /// What an error of the system means here.
+    pub(super) fn of(e: &io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            _ => Self::Io,
+        }
+    }
 }
 
 /// An error of the catalog: kind, what it concerns, and the cause.

@@ -6,7 +6,8 @@
 //! ```
 //! - **record**: one fact, JSON in the file. **snapshot**: all records at one moment, immutable.
 //! - **changes**: what one transaction does. It is checked first (names, MACs, addresses and layers are
-//!   unique), then written whole, then seen. After an error nothing has changed.
+//!   unique), then written whole, then seen. After an error nothing has changed, and the file is opened anew by
+//!   the next change (`medium`): a disk that was full needs no restart.
 //!
 //! What this room never does: know images' bytes or layers' blocks (`store`, a sibling), mint secrets, or
 //! ask who is logged in. Level 3.
@@ -16,6 +17,8 @@ pub mod check;
 mod error;
 mod file;
 mod image;
+mod look;
+mod medium;
 mod migrate;
 mod node;
 mod profile;
@@ -28,12 +31,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use redb::Database;
 use redb::backends::InMemoryBackend;
 
 pub use changes::Changes;
 pub use error::{Error, ErrorKind, Result};
-pub use file::CatalogFile;
+pub use file::{CatalogFile, CatalogHome};
 pub use image::{ImageRecord, ImageRef, LATEST, VersionRecord, VersionSelector};
 pub use node::{
     Binding, BootMode, DiskTrait, DiskTraits, LayerMode, LoaderPolicy, Moving, NodeRecord,
@@ -43,11 +45,15 @@ pub use profile::{ProfileRecord, Setting, SettingSet, Settings, parse_size, size
 pub use reservations::{DiskReservations, Held, HeldType, ReservationKey};
 pub use snapshot::Snapshot;
 
+use medium::Medium;
+
+/// What people are told of one that has no path.
+const IN_HOME: &str = "of this medium";
+
 /// The catalog of one head, open. One process at a time has it.
 pub struct Catalog {
-    db: Database,
-    /// Held by the one transaction that runs.
-    writer: Mutex<()>,
+    /// Locked by the one transaction that runs.
+    medium: Mutex<Medium>,
     current: ArcSwap<Snapshot>,
     rows_written: AtomicU64,
 }
@@ -56,15 +62,37 @@ impl Catalog {
     /// Opens the file at `path` (mode 0600), makes it if it is not there. A file of a newer format is
     /// refused with [`ErrorKind::NewerVersion`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::over(file::open(path)?)
+        let shown = path.display().to_string();
+        let home = Arc::new(file::Beside::new(path));
+        if let Some(format) = look::older(&*home, &shown)? {
+            file::keep_copy(path, format)?;
+        }
+        Self::over(Medium::open(home, shown)?)
     }
 
-    /// Opens the catalog in `file`, makes it if the file is empty.
+    /// Refuses what [`Self::open`] would refuse for its format, and changes no byte. Fine when there is no file.
+    ///
+    /// # Errors
+    /// `NewerVersion`; `Corrupt`; `Busy`; `Io`.
+    pub fn look(path: &Path) -> Result<()> {
+        let shown = path.display().to_string();
+        look::older(&file::Beside::new(path), &shown).map(drop)
+    }
+
+    /// As [`Self::look`], for [`Self::open_in`].
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub fn look_in(home: &dyn CatalogHome) -> Result<()> {
+        look::older(home, IN_HOME).map(drop)
+    }
+
+    /// Opens the catalog that lies at `home`, makes it if it is not there.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_in(file: Arc<dyn CatalogFile>) -> Result<Self> {
-        Self::with_backend(file::Backend(file))
+    pub fn open_in(home: Arc<dyn CatalogHome>) -> Result<Self> {
+        Self::over(Medium::open(home, IN_HOME.to_owned())?)
     }
 
     /// A catalog that lives as long as the process.
@@ -74,16 +102,14 @@ impl Catalog {
 
     pub(crate) fn with_backend(backend: impl redb::StorageBackend) -> Result<Self> {
         let made = file::builder().create_with_backend(backend);
-        Self::over(made.map_err(|e| schema::failed("open the catalog", e.into()))?)
+        let db = made.map_err(|e| schema::failed("open the catalog", e.into()))?;
+        Self::over(Medium::once(db)?)
     }
 
-    fn over(mut db: Database) -> Result<Self> {
-        check::verify(&mut db)?;
-        migrate::prepare(&db, migrate::MIGRATIONS)?;
-        let current = schema::load(&db)?;
+    fn over(medium: Medium) -> Result<Self> {
+        let current = medium.load()?;
         Ok(Self {
-            db,
-            writer: Mutex::new(()),
+            medium: Mutex::new(medium),
             current: ArcSwap::from_pointee(current),
             rows_written: AtomicU64::new(0),
         })
@@ -96,19 +122,21 @@ impl Catalog {
     }
 
     /// Runs `change`, commits what it said durably, and shows it to readers. If `change` or the commit
-    /// fails, nothing changes. One at a time: `change` must not wait for long.
+    /// fails, nothing changes, and the next change is tried on a file that was opened anew. One at a time: `change`
+    /// must not wait for long.
     pub fn transact<T, E: From<Error>>(
         &self,
         change: impl FnOnce(&mut Changes) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let medium = self.medium.lock();
+        let mut medium = medium.unwrap_or_else(PoisonError::into_inner);
         let mut changes = Changes::new(&self.current.load());
         let answer = change(&mut changes)?;
         let (next, rows) = changes.into_parts();
         if rows.is_empty() {
             return Ok(answer);
         }
-        schema::write(&self.db, &rows)?;
+        medium.write(&rows, &self.current.load())?;
         let count = rows.len() as u64;
         self.rows_written.fetch_add(count, Ordering::Relaxed);
         self.current.store(Arc::new(next));
@@ -154,6 +182,17 @@ impl fmt::Debug for Catalog {
     }
 }
 
+/// For tests: the file at `path` says that a program of another format wrote it.
+#[cfg(test)]
+pub(crate) fn claim_format(path: &Path, format: u64) {
+    let home = file::Beside::new(path);
+    let (db, _) = file::open_placed(&home, "").unwrap().unwrap();
+    let row = schema::Row::put_text(schema::META, &"format", &format.to_string());
+    schema::write(&db, &[row]).unwrap();
+}
+
+#[cfg(test)]
+mod healing;
 #[cfg(test)]
 mod power_cut;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! The format has a number; `migrate` looks after it.
 
 use std::fmt::{self, Display};
+use std::io;
 use std::sync::Arc;
 
 use redb::{
@@ -45,6 +46,14 @@ pub(super) struct Row {
     table: Table,
     key: String,
     value: Option<String>,
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.table.name() == other.table.name()
+            && self.key == other.key
+            && self.value == other.value
+    }
 }
 
 impl fmt::Debug for Row {
@@ -134,6 +143,36 @@ pub(super) const RECORDS: &[Table] =
 
 pub(super) fn name_of(table: Table) -> String {
     table.name().to_owned()
+}
+
+/// Rows that write all of these records, in the order of the tables and of their keys.
+pub(super) fn rows_of(all: &Snapshot) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for profile in all.profiles() {
+        rows.push(Row::put(PROFILES, &profile.name, &**profile)?);
+    }
+    for node in all.nodes() {
+        rows.push(Row::put(NODES, &node.name, &**node)?);
+    }
+    for image in all.images() {
+        rows.push(Row::put(IMAGES, &image.name, &**image)?);
+    }
+    for binding in all.bindings() {
+        rows.push(Row::put(BINDINGS, &binding.layer, &**binding)?);
+    }
+    for machine in all.all_pending() {
+        rows.push(Row::put(PENDING, &machine.mac, &**machine)?);
+    }
+    for (id, text) in all.campaigns() {
+        rows.push(Row::put_text(CAMPAIGNS, &id, text));
+    }
+    for (name, value) in all.counters() {
+        rows.push(Row::put(COUNTERS, &name, &value)?);
+    }
+    for (name, text) in all.facts() {
+        rows.push(Row::put(FACTS, &name, &text)?);
+    }
+    Ok(rows)
 }
 
 /// Reads all records. A record that breaks a rule makes the whole catalog corrupt: better no service than
@@ -232,15 +271,11 @@ pub(super) fn failed(doing: impl Display, e: redb::Error) -> Error {
         | redb::Error::Corrupted(_)
         | redb::Error::TableTypeMismatch { .. }
         | redb::Error::RepairAborted => ErrorKind::Corrupt,
+        // What does not begin as a database does.
+        redb::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => ErrorKind::Corrupt,
+        redb::Error::Io(e) => ErrorKind::of(e),
         _ => ErrorKind::Io,
     };
-    if matches!(e, redb::Error::PreviousIo) {
-        let doing = format!(
-            "{doing}: the catalog takes no changes since one could not be written; \
-             give the disk space or repair it, then start the head again"
-        );
-        return Error::caused(kind, doing, e);
-    }
     Error::caused(kind, doing, e)
 }
 

@@ -156,6 +156,20 @@ impl Snapshot {
         self.counters.get(name).copied().unwrap_or(0)
     }
 
+    /// All counters by name.
+    pub(super) fn counters(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.counters
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value))
+    }
+
+    /// All facts by name.
+    pub(super) fn facts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.facts
+            .iter()
+            .map(|(name, text)| (name.as_str(), &**text))
+    }
+
     /// A single fact.
     #[must_use]
     pub fn fact(&self, name: &str) -> Option<&str> {

@@ -84,7 +84,7 @@ fn mac(n: u32) -> Mac {
     base.plus(u64::from(n)).unwrap()
 }
 
-fn node(n: u32) -> NodeRecord {
+pub(super) fn node(n: u32) -> NodeRecord {
     NodeRecord {
         name: name(n),
         layer: LayerId(n),
@@ -107,7 +107,7 @@ fn node(n: u32) -> NodeRecord {
     }
 }
 
-fn image(versions: u32) -> ImageRecord {
+pub(super) fn image(versions: u32) -> ImageRecord {
     let mut image = ImageRecord::new("debian12");
     for version in 1..=versions {
         image.versions.push(VersionRecord {
@@ -139,7 +139,7 @@ fn binding(layer: u32, boot: u64) -> Binding {
 }
 
 /// The same disk with reservations under `key`; none for 0.
-fn reserved(layer: u32, boot: u64, key: u64) -> Binding {
+pub(super) fn reserved(layer: u32, boot: u64, key: u64) -> Binding {
     let port = format!("iqn.2026-11.t:node{layer},i,0x00023d000001");
     let reservations = DiskReservations {
         registrants: vec![ReservationKey {
@@ -160,7 +160,7 @@ fn reserved(layer: u32, boot: u64, key: u64) -> Binding {
     }
 }
 
-fn machine(n: u32) -> PendingRecord {
+pub(super) fn machine(n: u32) -> PendingRecord {
     PendingRecord {
         mac: mac(n),
         arch: "uefi-x64".into(),
@@ -171,7 +171,7 @@ fn machine(n: u32) -> PendingRecord {
     }
 }
 
-fn add(catalog: &Catalog, nodes: impl IntoIterator<Item = NodeRecord>) -> Result<()> {
+pub(super) fn add(catalog: &Catalog, nodes: impl IntoIterator<Item = NodeRecord>) -> Result<()> {
     let mut nodes = nodes.into_iter();
     catalog.transact(|tx| nodes.try_for_each(|node| tx.add_node(node)))
 }

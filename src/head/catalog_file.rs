@@ -5,39 +5,76 @@ use std::io;
 use std::sync::Arc;
 
 use super::error::Result;
-use crate::catalog::{Catalog, CatalogFile};
+use crate::catalog::{Catalog, CatalogFile, CatalogHome};
 use crate::store::disk::{Disk, File, OpenMode};
 use crate::store::{Error, ErrorKind};
 
-#[derive(Debug)]
-struct OnDisk(Arc<dyn File>);
-
-/// Opens the catalog at `path`, makes it if it is not there: under another name first, as in the file system.
-pub(super) fn open(disk: &dyn Disk, path: &str) -> Result<Catalog> {
-    let file = match disk.open(path, OpenMode::ReadWrite) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            let fresh = format!("{path}.new");
-            match disk.remove(&fresh) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
-                _ => {}
-            }
-            let file: Arc<dyn CatalogFile> =
-                Arc::new(OnDisk(disk.open(&fresh, OpenMode::CreateNew)?));
-            drop(Catalog::open_in(file)?);
-            disk.rename(&fresh, path)?;
-            disk.open(path, OpenMode::ReadWrite)?
-        }
-        file => file?,
-    };
-    disk.sync_dir("")?;
-    Ok(Catalog::open_in(Arc::new(OnDisk(file)))?)
+/// Opens the catalog at `path`, makes it if it is not there.
+pub(super) fn open(disk: &Arc<dyn Disk>, path: &str) -> Result<Catalog> {
+    Ok(Catalog::open_in(Arc::new(at(disk, path)))?)
 }
+
+/// Refuses one of a newer program before anything is changed.
+pub(super) fn look(disk: &Arc<dyn Disk>, path: &str) -> Result<()> {
+    Ok(Catalog::look_in(&at(disk, path))?)
+}
+
+fn at(disk: &Arc<dyn Disk>, path: &str) -> OnDisk {
+    OnDisk {
+        disk: Arc::clone(disk),
+        path: path.to_owned(),
+        fresh: format!("{path}.new"),
+    }
+}
+
+/// A place at the top of a tree.
+#[derive(Debug)]
+struct OnDisk {
+    disk: Arc<dyn Disk>,
+    path: String,
+    fresh: String,
+}
+
+impl CatalogHome for OnDisk {
+    fn open(&self) -> io::Result<Option<Arc<dyn CatalogFile>>> {
+        match self.disk.open(&self.path, OpenMode::ReadWrite) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(told(e)),
+            Ok(file) => {
+                self.disk.sync_dir("").map_err(told)?;
+                Ok(Some(Arc::new(OpenFile(file))))
+            }
+        }
+    }
+    fn fresh(&self) -> io::Result<Arc<dyn CatalogFile>> {
+        self.discard()?;
+        let file = self.disk.open(&self.fresh, OpenMode::CreateNew);
+        Ok(Arc::new(OpenFile(file.map_err(told)?)))
+    }
+    fn place(&self) -> io::Result<()> {
+        let placed = self.disk.rename(&self.fresh, &self.path);
+        placed.and_then(|()| self.disk.sync_dir("")).map_err(told)
+    }
+    fn discard(&self) -> io::Result<()> {
+        match self.disk.remove(&self.fresh) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(told(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OpenFile(Arc<dyn File>);
 
 fn told(error: Error) -> io::Error {
-    io::Error::other(error)
+    let kind = match error.kind() {
+        ErrorKind::NoSpace => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
-impl CatalogFile for OnDisk {
+impl CatalogFile for OpenFile {
     fn len(&self) -> io::Result<u64> {
         self.0.len().map_err(told)
     }

@@ -73,7 +73,7 @@ impl From<catalog::Error> for HeadError {
             From::NotFound => HeadErrorKind::NotFound,
             From::Conflict => HeadErrorKind::Conflict,
             From::Invalid => HeadErrorKind::Invalid,
-            From::Full => HeadErrorKind::Unavailable,
+            From::Full | From::NoSpace => HeadErrorKind::Unavailable,
             From::Busy | From::NewerVersion => HeadErrorKind::Refused,
             From::Corrupt | From::Io => HeadErrorKind::Internal,
         };

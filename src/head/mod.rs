@@ -132,6 +132,10 @@ pub struct HeadOptions {
     pub reserve: Option<u64>,
     /// Memory that golden chunks are held in, bytes.
     pub image_memory: u64,
+    /// Blocks of a layer that are copied aside for a promotion while its node writes over them.
+    pub view_blocks: Option<u64>,
+    /// Bytes of a persistent layer that are compared with a new image version at a boot.
+    pub rebase_bytes: Option<u64>,
     /// The layers' upkeep is done by whoever finds it due, not by a thread of its own: for tests that must
     /// do the same thing twice.
     pub foreground: bool,
@@ -150,6 +154,7 @@ impl HeadOptions {
                 most: self.layer_limit,
             },
             reserve: self.reserve,
+            view_blocks: self.view_blocks.unwrap_or(usual.view_blocks),
             background: !self.foreground,
             ..usual
         }
@@ -177,6 +182,8 @@ pub struct Head {
     /// Persistent layers of boots up to this one may lack what was answered and not flushed.
     torn_boots: u64,
     host_boot: String,
+    /// Bytes of a layer that are compared at a boot.
+    rebase_bytes: u64,
     /// Last, so that the directory is let go when all else is closed.
     _state: Option<StateDir>,
 }
@@ -214,9 +221,13 @@ impl Head {
     /// `Refused` when another process holds it (the message names it) or a newer version wrote it.
     pub fn open(path: &Path, options: &HeadOptions) -> Result<Self> {
         let state = StateDir::open(path)?;
-        let catalog = Catalog::open(&state.join(CATALOG))?;
+        let path = state.join(CATALOG);
+        // What a newer program wrote is refused before anything is changed: this first, then the store, and only
+        // then is the catalog written to.
+        Catalog::look(&path)?;
         let root = state.make_dir(STORE)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&root));
+        let catalog = || Ok(Catalog::open(&path)?);
         Self::assemble(catalog, &disk, Some(state), options)
     }
 
@@ -226,15 +237,15 @@ impl Head {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_on(disk: &Arc<dyn Disk>, options: &HeadOptions) -> Result<Self> {
-        let catalog = catalog_file::open(&**disk, CATALOG)?;
+        catalog_file::look(disk, CATALOG)?;
         disk.create_dir(STORE)?;
         disk.sync_dir("")?;
         let store: Arc<dyn Disk> = Arc::new(BelowDisk::new(Arc::clone(disk), STORE));
-        Self::assemble(catalog, &store, None, options)
+        Self::assemble(|| catalog_file::open(disk, CATALOG), &store, None, options)
     }
 
     fn assemble(
-        catalog: Catalog,
+        catalog: impl FnOnce() -> Result<Catalog>,
         disk: &Arc<dyn Disk>,
         state: Option<StateDir>,
         options: &HeadOptions,
@@ -243,11 +254,12 @@ impl Head {
             Some(id) => id.clone(),
             None => state_dir::host_boot_id()?,
         };
-        let begun = begin(&catalog, &host_boot)?;
-        secrets::complete(&catalog)?;
         let (store, recovery) = Store::open(disk, &host_boot, options.layers())?;
         store.images.set_hot_bytes(options.image_memory);
         tell(&recovery);
+        let catalog = catalog()?;
+        let begun = begin(&catalog, &host_boot)?;
+        secrets::complete(&catalog)?;
         let head = Self {
             bus: Arc::new(Bus::new(begun.last_boot)),
             gate: Gate::default(),
@@ -265,6 +277,7 @@ impl Head {
             lost_boots: begun.lost_boots,
             torn_boots: begun.torn_boots,
             host_boot,
+            rebase_bytes: options.rebase_bytes.unwrap_or(limits::REBASE_BYTES_MAX),
             _state: state,
         };
         head.drop_stray_layers()?;
@@ -415,5 +428,7 @@ fn begin(catalog: &Catalog, host_boot: &str) -> Result<Begun> {
 
 #[cfg(test)]
 mod test;
+#[cfg(test)]
+mod test_newer;
 #[cfg(test)]
 mod test_upkeep;

@@ -18,7 +18,6 @@ use super::Head;
 use super::boot::NO_BOOT;
 use super::error::Result;
 use crate::catalog::{Binding, LayerMode, Moving, NodeRecord, Snapshot, VersionRecord};
-use crate::limits;
 use crate::names::ImageId;
 use crate::store::image::holds_the_same;
 use crate::units::HumanBytes;
@@ -74,7 +73,7 @@ impl Head {
         let base = self.store.images.open_image(old)?;
         let other = self.store.images.open_image(new)?;
         let view = self.store.layers.view(record.layer, base)?;
-        Ok(holds_the_same(&view, &other, limits::REBASE_BYTES_MAX)?)
+        Ok(holds_the_same(&view, &other, self.rebase_bytes)?)
     }
 
     /// Writes down where a layer goes, and empties it. The caller holds the node's lock and binds it then.
@@ -110,9 +109,7 @@ impl Head {
         let bytes = held.data_bytes.saturating_add(held.zero_bytes);
         let unless = match trouble {
             Some(trouble) => format!("({trouble})"),
-            None if bytes > limits::REBASE_BYTES_MAX => {
-                "too much to be compared at a boot".to_owned()
-            }
+            None if bytes > self.rebase_bytes => "too much to be compared at a boot".to_owned(),
             None => format!("and moves only if it shows the very bytes of {label}"),
         };
         let kept = format!(

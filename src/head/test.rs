@@ -10,6 +10,8 @@ use crate::units::{ByteRange, UnixMillis};
 pub(super) struct Bench {
     top: tempfile::TempDir,
     host_boot: String,
+    /// Those of the next start.
+    pub(super) options: HeadOptions,
     head: Option<Head>,
 }
 
@@ -20,6 +22,7 @@ impl Bench {
         let mut bench = Self {
             top: tempfile::tempdir().unwrap(),
             host_boot: "first".into(),
+            options: HeadOptions::default(),
             head: None,
         };
         bench.reopen();
@@ -47,10 +50,25 @@ impl Bench {
         self.head = None;
         let options = HeadOptions {
             host_boot_id: Some(self.host_boot.clone()),
-            ..HeadOptions::default()
+            ..self.options.clone()
         };
         let head = Head::open(&self.top.path().join("state"), &options);
         self.head = Some(head.unwrap());
+    }
+
+    /// Ends the head, in order.
+    pub(super) fn close(&mut self) {
+        self.head = None;
+    }
+
+    /// Why the state is refused.
+    pub(super) fn refusal(&self) -> HeadError {
+        assert!(self.head.is_none(), "it is open");
+        let options = HeadOptions {
+            host_boot_id: Some(self.host_boot.clone()),
+            ..self.options.clone()
+        };
+        Head::open(&self.state(), &options).unwrap_err()
     }
 
     /// The files of a directory of the state are gone when the head is next opened.

@@ -1,7 +1,7 @@
 //! Block operations on a volume: every way a command may touch the disk, and what each failure means to SCSI.
 
 use crate::limits;
-use crate::scsi::{BlockOp, Extent, Failure, Move, Outcome};
+use crate::scsi::{BlockOp, Extent, Failure, Move, Outcome, Provision};
 use crate::store::volume::{Compared, ExtentState};
 use crate::store::{Buffer, Error, ErrorKind, Payload, Result, Volume};
 use crate::units::{ByteRange, SECTOR_BYTES};
@@ -17,6 +17,7 @@ pub trait Medium {
     fn compare_and_write(&self, offset: u64, old: &[u8], new: &[u8]) -> Result<Compared>;
     fn or_write(&self, offset: u64, data: &[u8]) -> Result<()>;
     fn write_atomic(&self, offset: u64, data: &[u8]) -> Result<()>;
+    fn provision(&self) -> Result<Provision>;
 }
 
 impl Medium for Volume {
@@ -43,6 +44,14 @@ impl Medium for Volume {
     }
     fn write_atomic(&self, offset: u64, data: &[u8]) -> Result<()> {
         Self::write_atomic(self, offset, data)
+    }
+    fn provision(&self) -> Result<Provision> {
+        let told = self.provisioned()?;
+        Ok(Provision {
+            used_bytes: told.used,
+            available_bytes: told.available,
+            shared: told.shared,
+        })
     }
 }
 
@@ -77,7 +86,7 @@ pub(super) fn failed(e: &Error, writing: bool) -> Outcome {
 pub(super) const fn writes(op: &BlockOp) -> bool {
     !matches!(
         op,
-        BlockOp::Read(_) | BlockOp::Compare { .. } | BlockOp::Extents { .. }
+        BlockOp::Read(_) | BlockOp::Compare { .. } | BlockOp::Extents { .. } | BlockOp::Provision
     )
 }
 
@@ -170,6 +179,7 @@ fn change(medium: &impl Medium, op: &BlockOp, data: &[u8]) -> Result<Outcome> {
             flush_if(medium, *fua)
         }),
         BlockOp::Extents { range, count_max } => extents(medium, *range, *count_max),
+        BlockOp::Provision => medium.provision().map(Outcome::Provision),
     }
 }
 
@@ -432,6 +442,14 @@ mod test {
         fn write_atomic(&self, offset: u64, data: &[u8]) -> Result<()> {
             self.write(offset, data)
         }
+        fn provision(&self) -> Result<Provision> {
+            self.at(0, 0)?;
+            Ok(Provision {
+                used_bytes: 3,
+                available_bytes: 5,
+                shared: false,
+            })
+        }
     }
 
     #[test]
@@ -520,6 +538,18 @@ mod test {
             0,
             "data beyond the range is not written"
         );
+    }
+
+    #[test]
+    fn a_disk_says_how_full_it_is() {
+        let told = Provision {
+            used_bytes: 3,
+            available_bytes: 5,
+            shared: false,
+        };
+        let asked = outcome(&disk(), &BlockOp::Provision, &[]);
+        assert_eq!(asked, Outcome::Provision(told));
+        assert!(!writes(&BlockOp::Provision));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod block;
 mod capacity;
 mod cdb;
 mod inquiry;
+mod log;
 mod mode;
 mod nexus;
 mod opcode;
@@ -232,6 +233,19 @@ pub enum BlockOp {
         /// At most so many extents.
         count_max: u32,
     },
+    /// Say how much of the space for the disk's own blocks is used. Answer [`Outcome::Provision`].
+    Provision,
+}
+
+/// Space for the blocks of a thin disk's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Provision {
+    /// Bytes that its own blocks take.
+    pub used_bytes: u64,
+    /// Bytes that further ones may take, as it is now.
+    pub available_bytes: u64,
+    /// Others may take of these too.
+    pub shared: bool,
 }
 
 /// A run of the disk whose parts share one provisioning state.
@@ -260,6 +274,8 @@ pub enum Outcome {
     },
     /// The answer to [`BlockOp::Extents`].
     Extents(Vec<Extent>),
+    /// The answer to [`BlockOp::Provision`].
+    Provision(Provision),
     /// The answer to [`BlockOp::Copy`].
     Copied {
         /// As asked.
@@ -483,6 +499,7 @@ impl LogicalUnit {
             Outcome::Done | Outcome::Data { .. } => Reply::good(),
             Outcome::Differs { offset } => self.check(Sense::MISCOMPARE.with_information(offset)),
             Outcome::Extents(extents) => self.lba_status(&Cdb::new(cdb), &extents),
+            Outcome::Provision(told) => self.provisioning(&Cdb::new(cdb), told),
             Outcome::Copied {
                 list,
                 segments,

@@ -4,7 +4,7 @@
 use super::cdb::Cdb;
 use super::sense::Sense;
 use super::{Answer, Call, LogicalUnit};
-use super::{block, capacity, inquiry, mode, persist, provision, report, reserve, unit};
+use super::{block, capacity, inquiry, log, mode, persist, provision, report, reserve, unit};
 use super::{sanitize, xcopy};
 
 pub(super) const SANITIZE: u8 = 0x48;
@@ -250,7 +250,7 @@ pub(super) static COMMANDS: [Command; 65] = [
     write_action("SANITIZE, OVERWRITE", [0x48, 0xA1, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], sanitize::overwrite),
     write_action("SANITIZE, BLOCK ERASE", [0x48, 0xA2, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], sanitize::block_erase),
     write_action("SANITIZE, EXIT FAILURE MODE", [0x48, 0x9F, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0], sanitize::exit_failure),
-    plain("LOG SENSE", [0x4D, 0x01, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0], Query, report::log_sense),
+    plain("LOG SENSE", [0x4D, 0x01, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0], Query, log::sense),
     plain("MODE SELECT(10)", list_10(0x55, 0x11), Write, mode::select),
     plain("RESERVE(10)", list_10(0x56, 0x13), Query, reserve::reserve),
     plain("RELEASE(10)", list_10(0x57, 0x13), Always, reserve::release),

@@ -169,19 +169,3 @@ pub(super) fn defects(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
     };
     cdb.answer(data)
 }
-
-/// LOG SENSE: page 00h, the list of the pages, which is itself (SPC-4 6.8, 7.3.18).
-pub(super) fn log_sense(_: &mut LogicalUnit, call: &Call<'_>) -> Answer {
-    let cdb = &call.cdb;
-    if cdb.has(1, 0x01) {
-        // SP: there is nothing to save.
-        return Err(Sense::cdb_field(1, Some(0)).into());
-    }
-    match (cdb.byte(2) & 0x3F, cdb.byte(3)) {
-        (0x00, 0x00) => cdb.answer(vec![0, 0, 0, 1, 0]),
-        // All pages and subpages: 00h, and 00h/FFh, this one.
-        (0x00, 0xFF) => cdb.answer(vec![0x40, 0xFF, 0, 4, 0, 0, 0, 0xFF]),
-        (0x00, _) => Err(Sense::cdb_field(3, None).into()),
-        _ => Err(Sense::cdb_field(2, Some(5)).into()),
-    }
-}

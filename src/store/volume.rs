@@ -75,6 +75,17 @@ pub enum ExtentState {
     Deallocated,
 }
 
+/// Space for a volume's own blocks; what it shows of its image takes none. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Provisioned {
+    /// Taken.
+    pub used: u64,
+    /// Left for it.
+    pub available: u64,
+    /// Other layers may take of that too: it is what the file system has left.
+    pub shared: bool,
+}
+
 /// What COMPARE AND WRITE found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compared {
@@ -158,6 +169,23 @@ impl Volume {
     #[must_use]
     pub fn limits(&self) -> LayerLimits {
         self.core.limits_of(self.layer.id)
+    }
+
+    /// How much of the space for its own blocks is used, and how much there still is: up to its limit, up to the
+    /// reserve of the file system, up to the end of the disk, whatever comes first. May block.
+    ///
+    /// # Errors
+    /// The file system does not tell.
+    pub fn provisioned(&self) -> Result<Provisioned> {
+        let used = self.layer.state().map.own_blocks() * BLOCK_BYTES;
+        let most = self.limits().most.unwrap_or(u64::MAX).min(self.size());
+        let own = most.saturating_sub(used);
+        let spare = self.core.spare()?;
+        Ok(Provisioned {
+            used,
+            available: spare.map_or(own, |spare| own.min(spare)),
+            shared: spare.is_some_and(|spare| spare < own),
+        })
     }
 
     /// What its owner should hear about its space since the last call.

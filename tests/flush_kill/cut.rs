@@ -2,20 +2,21 @@
 //! every moment of it: GOOD to SYNCHRONIZE CACHE, to FUA, and to anything while the write cache is off means
 //! that the medium has it.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use reveille::iscsi::ops;
 use reveille::scsi::{BlockOp, LogicalUnit, LuConfig, NexusId, Reply, Step, Traits};
-use reveille::store::disk::{Disk as Medium, File, OpenMode};
+use reveille::store::disk::{Disk as Medium, File};
 use reveille::store::disk_crash::{CrashDisk, Random};
 use reveille::store::disk_memory::MemoryDisk;
 use reveille::store::layer::Options;
 use reveille::store::volume::Base;
 use reveille::store::{Durability, ImageId, LayerId, LayerStore, Result, Volume, VolumeSpec};
 use reveille::units::ByteRange;
+
+use crate::meddled::{Meddler, meddled};
 
 use super::model::{Disk, Promise, SECTOR};
 use super::number;
@@ -535,79 +536,24 @@ fn a_write_cache_that_stays_on_is_found_out() {
 type OnSync = Arc<dyn Fn(&str, &CrashDisk, &Arc<dyn File>) -> Result<()> + Send + Sync>;
 
 /// A disk with its own idea of a sync.
-#[derive(Clone)]
 struct Wilful {
     tape: CrashDisk,
     on_sync: OnSync,
 }
 
-struct WilfulFile {
-    file: Arc<dyn File>,
-    path: String,
-    disk: Wilful,
-}
-
-impl fmt::Debug for Wilful {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Wilful")
+impl Wilful {
+    fn over(tape: &CrashDisk, on_sync: OnSync) -> Arc<dyn Medium> {
+        let wilful = Self {
+            tape: tape.clone(),
+            on_sync,
+        };
+        meddled(tape.clone(), &Arc::new(wilful))
     }
 }
 
-impl fmt::Debug for WilfulFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.path)
-    }
-}
-
-impl Medium for Wilful {
-    fn open(&self, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
-        Ok(Arc::new(WilfulFile {
-            file: self.tape.open(path, mode)?,
-            path: path.to_owned(),
-            disk: self.clone(),
-        }))
-    }
-    fn remove(&self, path: &str) -> Result<()> {
-        self.tape.remove(path)
-    }
-    fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.tape.rename(from, to)
-    }
-    fn create_dir(&self, path: &str) -> Result<()> {
-        self.tape.create_dir(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>> {
-        self.tape.list(path)
-    }
-    fn sync_dir(&self, path: &str) -> Result<()> {
-        self.tape.sync_dir(path)
-    }
-}
-
-impl File for WilfulFile {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read_at(offset, out)
-    }
-    fn try_read_at(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
-        self.file.try_read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> Result<()> {
-        (self.disk.on_sync)(&self.path, &self.disk.tape, &self.file)
-    }
-    fn len(&self) -> Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.file.punch(offset, len)
-    }
-    fn allocated(&self) -> Result<u64> {
-        self.file.allocated()
+impl Meddler for Wilful {
+    fn sync(&self, file: &Arc<dyn File>, path: &str) -> Result<()> {
+        (self.on_sync)(path, &self.tape, file)
     }
 }
 
@@ -619,11 +565,8 @@ fn lies_are_found(about: &'static str) -> bool {
             true => Ok(()),
             false => file.sync(),
         });
-        let disk = Wilful {
-            tape: tape.clone(),
-            on_sync: lies,
-        };
-        let events = history(Arc::new(disk), &tape, seed, 60, Fault::None);
+        let disk = Wilful::over(&tape, lies);
+        let events = history(disk, &tape, seed, 60, Fault::None);
         !cut_until(&events, &tape, seed, 4, 1).is_empty()
     })
 }
@@ -651,11 +594,8 @@ fn with_failed_sync(seed: u64, fail: u64) -> Option<(Vec<Event>, CrashDisk, Stri
         }
         file.sync()
     });
-    let disk = Wilful {
-        tape: tape.clone(),
-        on_sync,
-    };
-    let mut bench = Bench::new(Arc::new(disk), &tape, seed, Fault::None);
+    let disk = Wilful::over(&tape, on_sync);
+    let mut bench = Bench::new(disk, &tape, seed, Fault::None);
     // The syncs of the start are not the matter here.
     state.lock().unwrap().0 = Some(0);
     for _ in 0..60 {

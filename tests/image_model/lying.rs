@@ -6,8 +6,10 @@
 use std::sync::{Arc, Mutex};
 
 use reveille::store::Result;
-use reveille::store::disk::{Disk, File, OpenMode};
+use reveille::store::disk::{Disk, File};
 use reveille::store::disk_crash::CrashDisk;
+
+use crate::meddled::{Meddler, meddled};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lie {
@@ -23,56 +25,33 @@ pub(crate) enum Lie {
     CatalogNever,
 }
 
-#[derive(Clone, Debug)]
+/// What a disk does that lies, beside the truth.
 pub(crate) struct Lying {
-    pub(crate) disk: CrashDisk,
-    pub(crate) lie: Lie,
-    waiting: Arc<Mutex<Vec<Arc<dyn File>>>>,
-    removed: Arc<Mutex<bool>>,
+    lie: Lie,
+    waiting: Mutex<Vec<Arc<dyn File>>>,
+    removed: Mutex<bool>,
 }
 
 impl Lying {
-    pub(crate) fn new(disk: CrashDisk, lie: Lie) -> Self {
-        Self {
-            disk,
+    /// A disk over `disk` that tells this lie.
+    pub(crate) fn over(disk: CrashDisk, lie: Lie) -> Arc<dyn Disk> {
+        let lying = Self {
             lie,
-            waiting: Arc::default(),
-            removed: Arc::default(),
-        }
+            waiting: Mutex::default(),
+            removed: Mutex::default(),
+        };
+        meddled(disk, &Arc::new(lying))
     }
 }
 
-#[derive(Debug)]
-struct LyingFile {
-    file: Arc<dyn File>,
-    path: String,
-    disk: Lying,
-}
-
-impl Disk for Lying {
-    fn open(&self, path: &str, mode: OpenMode) -> Result<Arc<dyn File>> {
-        Ok(Arc::new(LyingFile {
-            file: self.disk.open(path, mode)?,
-            path: path.to_owned(),
-            disk: self.clone(),
-        }))
-    }
-    fn remove(&self, path: &str) -> Result<()> {
+impl Meddler for Lying {
+    fn remove(&self, disk: &dyn Disk, path: &str) -> Result<()> {
         if path.contains("images/manifests/") {
             *self.removed.lock().unwrap() = true;
         }
-        self.disk.remove(path)
+        disk.remove(path)
     }
-    fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn create_dir(&self, path: &str) -> Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, path: &str) -> Result<Vec<String>> {
-        self.disk.list(path)
-    }
-    fn sync_dir(&self, path: &str) -> Result<()> {
+    fn sync_dir(&self, disk: &dyn Disk, path: &str) -> Result<()> {
         let manifests = path.ends_with("images/manifests");
         let removal = manifests && std::mem::take(&mut *self.removed.lock().unwrap());
         match self.lie {
@@ -80,47 +59,22 @@ impl Disk for Lying {
             Lie::NamingLate if manifests && !removal => return Ok(()),
             _ => {}
         }
-        self.disk.sync_dir(path)?;
+        disk.sync_dir(path)?;
         if manifests {
             let late: Vec<_> = self.waiting.lock().unwrap().drain(..).collect();
             late.iter().try_for_each(|file| file.sync())?;
         }
         Ok(())
     }
-}
-
-impl File for LyingFile {
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read_at(offset, out)
-    }
-    fn try_read_at(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
-        self.file.try_read_at(offset, out)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-    fn sync(&self) -> Result<()> {
-        match self.disk.lie {
-            Lie::PacksLate if self.path.contains("images/packs/") => {
-                let file = Arc::clone(&self.file);
-                self.disk.waiting.lock().unwrap().push(file);
+    fn sync(&self, file: &Arc<dyn File>, path: &str) -> Result<()> {
+        match self.lie {
+            Lie::PacksLate if path.contains("images/packs/") => {
+                self.waiting.lock().unwrap().push(Arc::clone(file));
                 Ok(())
             }
-            Lie::ManifestUnsynced if self.path.contains("images/tmp/") => Ok(()),
-            Lie::CatalogNever if self.path.starts_with("catalog") => Ok(()),
-            _ => self.file.sync(),
+            Lie::ManifestUnsynced if path.contains("images/tmp/") => Ok(()),
+            Lie::CatalogNever if path.starts_with("catalog") => Ok(()),
+            _ => file.sync(),
         }
-    }
-    fn len(&self) -> Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.file.punch(offset, len)
-    }
-    fn allocated(&self) -> Result<u64> {
-        self.file.allocated()
     }
 }

@@ -196,3 +196,67 @@ fn an_exported_disk_is_what_the_node_sees() {
     assert!(std::fs::read(&ask.path).unwrap() == seen.to_vec());
     refused(run(), HeadErrorKind::Conflict, &["exists already"]);
 }
+
+/// A promotion of `n1`, which writes `each` again and again while its layer is read.
+fn promote_under_writes(bench: &Bench, each: &[u64]) -> Result<LayerPromoted> {
+    let disk = bench.os("n1");
+    let (busy, tag) = (|_: &NodeName| true, std::cell::Cell::new(100));
+    let forced = LayerPromote {
+        force: true,
+        ..ask("n1", "d")
+    };
+    let write = |_| {
+        tag.set(tag.get() + 1);
+        for at in each {
+            disk.volume.write(*at, &[tag.get(); 4096]).unwrap();
+        }
+    };
+    let done = bench
+        .head()
+        .layer_promote(&forced, &busy, &write, &AtomicBool::new(false));
+    assert!(tag.get() > 100, "nothing was written meanwhile");
+    for at in each {
+        assert_eq!(byte(&disk, *at), tag.get(), "the node goes on");
+    }
+    done
+}
+
+#[test]
+fn a_promotion_under_a_node_that_writes_too_much_ends_without_a_version() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.options.view_blocks = Some(4);
+    bench.reopen();
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    disk.volume.write(0, &[9; 512 * 1024]).unwrap();
+    disk.volume.flush().unwrap();
+    let from = 256 * 1024;
+    // Four blocks may be kept, five not; the last is read long after the first was written.
+    let blocks: Vec<u64> = (0..5).map(|n| from + n * 40_960).collect();
+    let error = promote_under_writes(&bench, &blocks);
+    refused(
+        error,
+        HeadErrorKind::Unavailable,
+        &["16.0 KiB", "of its own data meanwhile", "when it is quiet"],
+    );
+    assert_eq!(bench.head().images()[0].versions.len(), 1, "no version");
+    let packs = || {
+        let dir = std::fs::read_dir(bench.state().join("store/images/packs")).unwrap();
+        let bytes = dir.map(|file| file.unwrap().metadata().unwrap().len());
+        bytes.sum::<u64>()
+    };
+    bench.head().collect_images().unwrap();
+    let before = packs();
+    // The node is served as before, others too, and nothing is left behind that is in the way.
+    disk.volume.write(0, &[8; 4096]).unwrap();
+    assert_eq!(byte(&bench.login("n2", true).unwrap(), from), 1);
+    let done = promote_under_writes(&bench, &blocks[..4]).unwrap();
+    assert_eq!(done.label, "d:2");
+    assert!(packs() > before);
+    let other = bench.login("n3", true).unwrap();
+    assert_eq!((byte(&other, 0), byte(&other, 4096)), (8, 9));
+    // Those that were written while it was read are of the moment before: of the last round of the first try.
+    let then = byte(&other, blocks[0]);
+    assert!(then > 100, "{then}");
+    assert!(blocks.iter().all(|at| byte(&other, *at) == then));
+}

@@ -156,3 +156,38 @@ fn a_second_name_of_the_same_content_relabels_the_binding() {
     assert_eq!(bench.boot("n1").label, "e:1");
     assert_eq!(byte(&bench.os("n1"), 4096), 9);
 }
+
+#[test]
+fn a_layer_beyond_the_limit_of_a_comparison_stays_and_is_told_why() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    changed(&bench);
+    bench.os("n1").volume.write(300_000, &[7; 512]).unwrap();
+    bench.os("n1").volume.flush().unwrap();
+    promote(&bench, &ask("n1", "d")).unwrap();
+    // Two chunks are touched; one may be read.
+    bench.options.rebase_bytes = Some(65_536);
+    bench.reopen();
+    assert_eq!(bench.boot("n1").label, "d:1");
+    assert_eq!(byte(&bench.os("n1"), 4096), 9);
+    // Where a manifest tells, nothing needs to be read, however large the layer is.
+    bench.import("d", 3);
+    assert_eq!(bench.boot("n1").label, "d:1");
+    bench.options.rebase_bytes = Some(4096);
+    bench.reopen();
+    let layer = bench.head().layers(Some("n1")).unwrap().remove(0);
+    let why = layer.kept.unwrap();
+    for part in ["d:1", "too much to be compared at a boot", "layer reset n1"] {
+        assert!(why.contains(part), "{why} lacks {part}");
+    }
+}
+
+#[test]
+fn a_layer_at_the_limit_of_a_comparison_moves() {
+    let mut bench = Bench::with_nodes(LayerMode::Persistent);
+    changed(&bench);
+    promote(&bench, &ask("n1", "d")).unwrap();
+    bench.options.rebase_bytes = Some(65_536);
+    bench.reopen();
+    assert_eq!(bench.boot("n1").label, "d:2");
+    assert_eq!((own_bytes(&bench), byte(&bench.os("n1"), 4096)), (0, 9));
+}

@@ -76,6 +76,7 @@ fn check_op(op: &BlockOp) {
         | BlockOp::CompareAndWrite { range, .. }
         | BlockOp::OrWrite { range, .. }
         | BlockOp::Extents { range, .. } => check_range(*range),
+        BlockOp::Provision => {}
     }
 }
 
@@ -157,7 +158,9 @@ proptest! {
         let mut bench = Bench::new();
         let extent = |(lba, n, mapped)| Extent { range: ByteRange::of_sectors(lba, n).unwrap(), mapped };
         let extents = Outcome::Extents(runs.into_iter().map(extent).collect());
-        for outcome in [Outcome::Done, Outcome::Data { len: offset }, Outcome::Differs { offset }, extents] {
+        let told = Provision { used_bytes: offset, available_bytes: !offset, shared: offset % 2 == 1 };
+        let told = Outcome::Provision(told);
+        for outcome in [Outcome::Done, Outcome::Data { len: offset }, Outcome::Differs { offset }, extents, told] {
             let reply = bench.lu.done(A, &cdb, outcome);
             prop_assert!(matches!(reply.status, status::GOOD | status::CHECK_CONDITION));
         }

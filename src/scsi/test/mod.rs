@@ -47,6 +47,8 @@ struct Bench {
     lu: LogicalUnit,
     disk: Vec<u8>,
     mapped: Vec<bool>,
+    /// What the volume says of its space.
+    provision: Provision,
     /// All block operations so far.
     ops: Vec<BlockOp>,
     /// What of the reservations is on stable storage, how often it was written, and how the next writing ends.
@@ -71,6 +73,11 @@ impl Bench {
             lu,
             disk: vec![0; size],
             mapped: vec![false; size.div_ceil(4096)],
+            provision: Provision {
+                used_bytes: 0,
+                available_bytes: SIZE,
+                shared: false,
+            },
             ops: Vec::new(),
             stored: None,
             saves: 0,
@@ -241,6 +248,7 @@ impl Bench {
             BlockOp::Extents { range, count_max } => {
                 return (self.extents(*range, *count_max), Vec::new());
             }
+            BlockOp::Provision => return (Outcome::Provision(self.provision), Vec::new()),
         }
         (Outcome::Done, Vec::new())
     }

@@ -201,17 +201,57 @@ fn the_defect_lists_are_empty() {
     assert_eq!(bench.good(&cdb12(0xB7, 0x18, 0, 3)), [0, 0x18, 0]);
 }
 
+fn log(page: u8, sub: u8, from: u16, alloc: u8) -> [u8; 10] {
+    let [hi, lo] = from.to_be_bytes();
+    [0x4D, 0, page, sub, 0, hi, lo, 0, alloc, 0]
+}
+
 #[test]
 fn the_log_has_its_list_of_pages() {
     let mut bench = Bench::new();
-    let log = |page: u8, sub: u8| [0x4D, 0, page, sub, 0, 0, 0, 0, 255, 0];
-    assert_eq!(bench.good(&log(0x40, 0)), [0, 0, 0, 1, 0]);
+    assert_eq!(bench.good(&log(0x40, 0, 0, 255)), [0, 0, 0, 2, 0, 0x0C]);
     assert_eq!(
-        bench.good(&log(0x40, 0xFF)),
-        [0x40, 0xFF, 0, 4, 0, 0, 0, 0xFF]
+        bench.good(&log(0x40, 0xFF, 0, 255)),
+        [0x40, 0xFF, 0, 6, 0, 0, 0, 0xFF, 0x0C, 0]
     );
-    assert_eq!(bench.bad(&log(0x42, 0)), ILLEGAL_FIELD);
-    assert_eq!(bench.bad(&log(0x40, 1)), ILLEGAL_FIELD);
+    assert_eq!(bench.bad(&log(0x42, 0, 0, 255)), ILLEGAL_FIELD);
+    assert_eq!(bench.bad(&log(0x40, 1, 0, 255)), ILLEGAL_FIELD);
+    assert_eq!(bench.bad(&log(0x4C, 1, 0, 255)), ILLEGAL_FIELD);
+    let mut saved = log(0x4C, 0, 0, 255);
+    saved[1] = 1;
+    assert_eq!(bench.bad(&saved), ILLEGAL_FIELD);
+    assert!(bench.ops.is_empty());
+}
+
+#[test]
+fn the_provisioning_log_counts_in_the_sets_of_the_threshold() {
+    let mut bench = Bench::new();
+    bench.provision = Provision {
+        used_bytes: (2 << 20) + 1,
+        available_bytes: (6 << 20) - 1,
+        shared: true,
+    };
+    let available = [0, 1, 3, 8, 0, 0, 0, 5, 2, 0, 0, 0];
+    let used = [0, 2, 3, 8, 0, 0, 0, 3, 1, 0, 0, 0];
+    let page = [&[0x8C, 0, 0, 24][..], &available, &used].concat();
+    assert_eq!(bench.good(&log(0x4C, 0, 0, 255)), page);
+    assert_eq!(bench.good(&log(0x4C, 0, 1, 255)), page);
+    // Cumulative or current values, whatever is asked for: a list has no others.
+    assert_eq!(bench.good(&log(0x0C, 0, 0, 255)), page);
+    let rest = [&[0x8C, 0, 0, 12][..], &used].concat();
+    assert_eq!(bench.good(&log(0x4C, 0, 2, 255)), rest);
+    assert_eq!(bench.bad(&log(0x4C, 0, 3, 255)), ILLEGAL_FIELD);
+    for alloc in 0..28_u8 {
+        let cut = &page[..usize::from(alloc)];
+        assert_eq!(bench.good(&log(0x4C, 0, 0, alloc)), cut);
+    }
+    // Above the threshold of mode page 1Ch/02h exactly when that many bytes are passed.
+    bench.provision.used_bytes = 2 << 20;
+    assert_eq!(bench.good(&log(0x4C, 0, 2, 255))[8..12], [0, 0, 0, 2]);
+    bench.provision.shared = false;
+    bench.provision.available_bytes = u64::MAX;
+    let data = bench.good(&log(0x4C, 0, 0, 255));
+    assert_eq!((data[8..12].to_vec(), data[12]), (vec![0xFF; 4], 1));
 }
 
 #[test]

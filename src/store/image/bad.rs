@@ -8,10 +8,13 @@
 //! list must outlive the process: otherwise an import after a restart would keep the bad chunk.
 //!
 //! The file: magic 8, format 4, CRC-32C of all other bytes 4, then 64 bytes for each place: pack 4, slot 4,
-//! id 32, when it was found in ms since 1970 8, why 4, zero 12. Damaged or newer, it is left out and told:
-//! the scrub finds again what was in it.
+//! id 32, when it was found in ms since 1970 8, why 4, 1 if nobody was told of it yet 4, zero 8. Damaged or newer, it
+//! is left out and told: the scrub finds again what was in it.
+//!
+//! A command that runs without a daemon finds places and tells nobody but its caller: the next daemon reads that
+//! from the file and tells them as its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -91,6 +94,19 @@ struct State {
     /// Counted up by every change.
     generation: u64,
     saved: u64,
+    /// The file calls places untold that were told since.
+    told: bool,
+}
+
+impl State {
+    /// The places of which nobody was told yet.
+    fn untold(&self) -> BTreeSet<Place> {
+        let found = self.news.iter().filter_map(|news| match news {
+            BadNews::Found(bad) => Some(bad.place),
+            BadNews::Healed(_) => None,
+        });
+        found.collect()
+    }
 }
 
 /// The bad places of a store; clones share them.
@@ -136,7 +152,9 @@ impl BadPlaces {
 
     /// What was not told yet.
     pub(super) fn take_news(&self) -> Vec<BadNews> {
-        std::mem::take(&mut self.state().news)
+        let mut state = self.state();
+        state.told |= state.news.iter().any(|n| matches!(n, BadNews::Found(_)));
+        std::mem::take(&mut state.news)
     }
 
     /// The bytes there are not those of `id`, or cannot be had. Told the first time only.
@@ -224,7 +242,11 @@ impl BadPlaces {
             Err(why) => return Ok(Some(format!("{FILE}: {why}"))),
         };
         let mut state = self.state();
-        state.places = places.into_iter().map(|bad| (bad.place, bad)).collect();
+        let untold = places.iter().filter(|(_, untold)| *untold);
+        let news = untold.map(|(bad, _)| BadNews::Found(*bad));
+        state.news = news.take(BAD_NEWS_MAX).collect();
+        let places = places.into_iter().map(|(bad, _)| (bad.place, bad));
+        state.places = places.collect();
         self.0.count.store(state.places.len(), Ordering::SeqCst);
         Ok(None)
     }
@@ -233,10 +255,10 @@ impl BadPlaces {
     pub(super) fn save(&self, disk: &dyn Disk) -> Result<()> {
         // Held throughout: two writers would take turns in one file.
         let mut state = self.state();
-        if state.saved == state.generation {
+        if state.saved == state.generation && !state.told {
             return Ok(());
         }
-        let bytes = encode(state.places.values());
+        let bytes = encode(state.places.values(), &state.untold());
         match disk.remove(TMP) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -247,11 +269,12 @@ impl BadPlaces {
         disk.rename(TMP, FILE)?;
         disk.sync_dir("images")?;
         state.saved = state.generation;
+        state.told = false;
         Ok(())
     }
 }
 
-fn encode<'a>(places: impl Iterator<Item = &'a BadPlace>) -> Vec<u8> {
+fn encode<'a>(places: impl Iterator<Item = &'a BadPlace>, untold: &BTreeSet<Place>) -> Vec<u8> {
     let mut out = Vec::from(MAGIC);
     out.extend_from_slice(&FORMAT.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
@@ -265,15 +288,17 @@ fn encode<'a>(places: impl Iterator<Item = &'a BadPlace>) -> Vec<u8> {
             Fault::Unreadable => 2,
         };
         out.extend_from_slice(&why.to_le_bytes());
-        out.extend_from_slice(&[0; 12]);
+        let untold = u32::from(untold.contains(&bad.place));
+        out.extend_from_slice(&untold.to_le_bytes());
+        out.extend_from_slice(&[0; 8]);
     }
     let sum = checksum(&out);
     out[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     out
 }
 
-/// What [`encode`] wrote, or why it is not that.
-fn decode(bytes: &[u8]) -> std::result::Result<Vec<BadPlace>, String> {
+/// What [`encode`] wrote, each place with whether it is untold; or why it is not that.
+fn decode(bytes: &[u8]) -> std::result::Result<Vec<(BadPlace, bool)>, String> {
     let cut = || "it is cut short".to_owned();
     let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(cut)?;
     let word = |raw: &[u8], at: usize| {
@@ -297,7 +322,7 @@ fn decode(bytes: &[u8]) -> std::result::Result<Vec<BadPlace>, String> {
         let (mut id, mut found) = ([0; 32], [0; 8]);
         id.copy_from_slice(&raw[8..40]);
         found.copy_from_slice(&raw[40..48]);
-        BadPlace {
+        let bad = BadPlace {
             place: Place {
                 pack: word(raw, 0),
                 slot: word(raw, 4),
@@ -308,7 +333,8 @@ fn decode(bytes: &[u8]) -> std::result::Result<Vec<BadPlace>, String> {
                 2 => Fault::Unreadable,
                 _ => Fault::Changed,
             },
-        }
+        };
+        (bad, word(raw, 52) == 1)
     };
     Ok(entries.iter().map(entry).collect())
 }
@@ -378,11 +404,33 @@ mod test {
         let bad = BadPlaces::default();
         bad.add(place(3, 9), ChunkId([1; 32]), Fault::Changed);
         bad.add(place(1, 2), ChunkId([2; 32]), Fault::Unreadable);
+        assert_eq!(bad.take_news().len(), 2);
         bad.save(&disk).unwrap();
         let again = BadPlaces::default();
         assert_eq!(again.load(&disk).unwrap(), None);
         assert_eq!(again.all(), bad.all());
         assert_eq!(again.take_news(), [], "it was told before");
+    }
+
+    #[test]
+    fn what_nobody_was_told_is_told_by_the_next_process_once() {
+        let disk = disk();
+        let bad = BadPlaces::default();
+        bad.add(place(1, 1), ChunkId([1; 32]), Fault::Changed);
+        assert_eq!(bad.take_news().len(), 1);
+        bad.add(place(3, 9), ChunkId([2; 32]), Fault::Unreadable);
+        bad.save(&disk).unwrap();
+        // A command that asks only, and ends.
+        let asked = BadPlaces::default();
+        asked.load(&disk).unwrap();
+        asked.save(&disk).unwrap();
+        let daemon = BadPlaces::default();
+        daemon.load(&disk).unwrap();
+        assert_eq!(daemon.take_news(), [BadNews::Found(bad.all()[1])]);
+        daemon.save(&disk).unwrap();
+        let next = BadPlaces::default();
+        next.load(&disk).unwrap();
+        assert_eq!((next.all(), next.take_news()), (bad.all(), Vec::new()));
     }
 
     #[test]
@@ -420,8 +468,8 @@ mod test {
         frozen.extend_from_slice(&[0xab; 32]);
         frozen.extend_from_slice(b"\0\x68\xe5\xcf\x8b\x01\0\0\x02\0\0\0");
         frozen.extend_from_slice(&[0; 12]);
-        assert_eq!(encode([bad].iter()), frozen);
-        assert_eq!(decode(&frozen).unwrap(), [bad]);
+        assert_eq!(encode([bad].iter(), &BTreeSet::new()), frozen);
+        assert_eq!(decode(&frozen).unwrap(), [(bad, false)]);
     }
 
     const FROZEN_SUM: [u8; 4] = [0x15, 0xf4, 0x4e, 0xba];

@@ -40,6 +40,11 @@ pub(in crate::store) struct BlockMap {
 }
 
 impl BlockMap {
+    /// Blocks that are the layer's own.
+    pub(in crate::store) fn own_blocks(&self) -> u64 {
+        self.present.len()
+    }
+
     /// The state of one block.
     pub(in crate::store) fn state(&self, block: u32) -> BlockState {
         if self.present.contains(block) {

@@ -79,6 +79,8 @@ pub struct Options {
     pub limits: LayerLimits,
     /// Bytes of the file system that new blocks never take; none: by its size.
     pub reserve: Option<u64>,
+    /// Blocks that a view copies aside before it gives up.
+    pub view_blocks: u64,
     /// Upkeep by a thread of the store's own; else by whoever finds it due.
     pub background: bool,
 }
@@ -92,6 +94,7 @@ impl Default for Options {
             files_open: limits::LAYER_FILES_OPEN,
             limits: LayerLimits::default(),
             reserve: None,
+            view_blocks: limits::LAYER_VIEW_BLOCKS,
             background: true,
         }
     }
@@ -371,12 +374,7 @@ impl LayerStore {
     /// # Errors
     /// The file system does not tell.
     pub fn room(&self) -> Result<Option<RoomStats>> {
-        let space = self.core.disk.space()?;
-        Ok(space.map(|space| RoomStats {
-            total: space.total,
-            free: space.free,
-            reserve: self.core.room.reserve_of(space),
-        }))
+        self.core.room_stats()
     }
 
     /// The layers that have, or had before their last reset, content of their own; sorted.

@@ -66,10 +66,12 @@ fn corrupt(why: impl Into<String>) -> Error {
 pub(super) fn recover(disk: &Arc<dyn Disk>, boot: Boot, options: &Options) -> Result<Recovered> {
     disk.create_dir(DATA_DIR)?;
     let found = find(&**disk)?;
-    let mut report = Recovery::default();
+    let (mut report, mut soft_report) = (Recovery::default(), Recovery::default());
+    // First, since it changes nothing: a soft log of a newer program is refused before a journal is touched.
+    let (entries, same_boot) = read_soft(&**disk, &found, boot, &mut soft_report)?;
     let (mut durable, mut log, mut checkpointed) =
         read_journals(&**disk, &found, options, &mut report)?;
-    let (entries, same_boot) = read_soft(&**disk, &found, boot, &mut report)?;
+    report.notes.append(&mut soft_report.notes);
     let mut now = present_state(&durable, entries, same_boot, &mut report);
     if now.rows.values().any(|row| row.poisoned) {
         // A journal whose sync failed may be whole in the page cache alone, and nothing tells which one it was:
@@ -483,11 +485,16 @@ fn read_soft(
         let read = replay(&bytes, role, *number, stamp, None, &mut |entry| {
             entries.push(entry);
         });
-        let Ok(read) = read else {
-            report
-                .notes
-                .push(format!("soft.{number} does not read back"));
-            continue;
+        let read = match read {
+            Ok(read) => read,
+            // What it holds of volatile layers must not be lost to a program that is too old.
+            Err(e) if e.kind() == ErrorKind::NewerVersion => return Err(e),
+            Err(_) => {
+                report
+                    .notes
+                    .push(format!("soft.{number} does not read back"));
+                continue;
+            }
         };
         // The mark in the frames is short; the header has the whole boot id.
         let same = same && read.header.is_none_or(|header| header.boot == boot);

@@ -236,6 +236,23 @@ pub struct RoomStats {
     pub reserve: u64,
 }
 
+impl Core {
+    pub(super) fn room_stats(&self) -> Result<Option<RoomStats>> {
+        let space = self.disk.space()?;
+        Ok(space.map(|space| RoomStats {
+            total: space.total,
+            free: space.free,
+            reserve: self.room.reserve_of(space),
+        }))
+    }
+
+    /// Bytes that new blocks may still take of the file system; none when it has no size of its own.
+    pub(in crate::store) fn spare(&self) -> Result<Option<u64>> {
+        let room = self.room_stats()?;
+        Ok(room.map(|room| room.free.saturating_sub(room.reserve)))
+    }
+}
+
 /// What is left for new blocks before the file system is asked again.
 #[derive(Debug)]
 pub(super) struct Room {

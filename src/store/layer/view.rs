@@ -25,7 +25,7 @@ use crate::limits;
 use crate::store::disk::File;
 use crate::store::image::Image;
 use crate::store::{Error, ErrorKind, LayerId, Result};
-use crate::units::{BLOCK_BYTES, ByteRange};
+use crate::units::{BLOCK_BYTES, ByteRange, HumanBytes};
 
 /// Blocks of a chunk.
 const CHUNK_BLOCKS: u64 = limits::CHUNK_BYTES / BLOCK_BYTES;
@@ -46,6 +46,8 @@ pub enum ViewState {
 pub(super) struct Kept {
     file: Option<Arc<dyn File>>,
     size: u64,
+    /// Blocks that may be copied aside.
+    most: u64,
     inner: Mutex<Inner>,
 }
 
@@ -99,6 +101,7 @@ impl LayerStore {
         let kept = Arc::new(Kept {
             file,
             size: base.size(),
+            most: core.options.view_blocks,
             inner: Mutex::new(inner),
         });
         state.frozen = Some(Arc::clone(&kept));
@@ -167,11 +170,11 @@ impl Kept {
         wanted.insert_range(span);
         wanted &= &inner.needed;
         let held = (inner.copies.len() as u64).saturating_add(wanted.len());
-        if held > limits::LAYER_VIEW_BLOCKS {
-            let most = (limits::LAYER_VIEW_BLOCKS * BLOCK_BYTES) >> 20;
+        if held > self.most {
+            let most = HumanBytes(self.most.saturating_mul(BLOCK_BYTES));
             inner.give_up(format!(
-                "its node wrote over more than {most} MiB of its own data meanwhile; switch it off, or try \
-                 when it is quiet"
+                "its node wrote over more than {most} of its own data meanwhile; switch it off, or try when it \
+                 is quiet"
             ));
             return;
         }
