@@ -15,7 +15,7 @@ usage: lab COMMAND        (all of them as root)
   golden                  path of the golden Debian image; built on first use
   initiator               path of the Linux initiator's disk, for tests of the target; likewise
 
-  versions DIR [--promoted N]
+  versions DIR [--steps N] [--promoted N]
                           twenty point versions of the golden image and what they cost; DIR keeps the disks
 
   up DIR                  a lab: a directory and a network namespace with bridge br0, 10.77.0.1/24
@@ -107,15 +107,24 @@ fn power(action: &str, name: &str) -> Result<()> {
 }
 
 fn versions_options(dir: &str, flags: &[&str]) -> Result<versions::Options> {
-    let promoted = match flags {
-        [] => 5,
-        ["--promoted", number] => number.parse().context("--promoted")?,
-        _ => bail!("unknown flags {flags:?}\n{USAGE}"),
-    };
-    Ok(versions::Options {
+    let mut options = versions::Options {
         dir: PathBuf::from(dir),
-        promoted,
-    })
+        steps: 20,
+        promoted: 5,
+    };
+    let mut rest = flags;
+    while let [flag, value, tail @ ..] = rest {
+        match *flag {
+            "--steps" => options.steps = value.parse().context("--steps")?,
+            "--promoted" => options.promoted = value.parse().context("--promoted")?,
+            _ => bail!("unknown flag {flag}\n{USAGE}"),
+        }
+        rest = tail;
+    }
+    if let [flag] = rest {
+        bail!("{flag}: its value is missing\n{USAGE}");
+    }
+    Ok(options)
 }
 
 fn demo_options(flags: &[&str]) -> Result<demo::Options> {
