@@ -118,3 +118,27 @@ fn a_node_mounted_over_iscsi_and_promoted_is_the_version_that_an_import_of_its_d
     assert_eq!(left_behind(&out), "");
     head.stop().unwrap();
 }
+
+#[test]
+fn a_step_that_the_layer_does_not_take_whole_fails() {
+    let place = Place::new("limit");
+    let head = Loopback::start(Path::new(&place.path("head"))).unwrap();
+    head.run(&["image", "import", &place.path("disk.raw"), "--name", "d"])
+        .unwrap();
+    head.run(&["node", "add", "n1", "--image", "d"]).unwrap();
+    head.run(&["node", "set", "n1", "--layer-limit", "4M"])
+        .unwrap();
+    // The file system takes it all into memory; the disk does not.
+    let error = place
+        .does(
+            &head.url("n1"),
+            "head -c 20000000 /dev/urandom > /root/data",
+        )
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("the disk did not take all"),
+        "{error}"
+    );
+    assert_eq!(left_behind(&place.path("disk.raw")), "");
+    head.stop().unwrap();
+}
