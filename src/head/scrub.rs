@@ -349,12 +349,14 @@ impl Head {
     }
 
     fn scrub_ended(&self) {
-        let (bytes, bad) = {
+        let (bytes, bad, one) = {
             let mut note = lock(&self.scrub.note);
+            let pass = (note.bytes, note.bad, note.only.is_some());
             note.end(UnixMillis::now());
-            (note.last_bytes, note.last_bad)
+            pass
         };
-        tracing::info!(bytes, bad, "the scrub has read all images");
+        let what = if one { "one image" } else { "all images" };
+        tracing::info!(bytes, bad, "the scrub has read {what}");
         self.note_scrub();
     }
 
@@ -373,9 +375,9 @@ impl Note {
 
     fn end(&mut self, now: UnixMillis) {
         self.began = None;
-        (self.last_bytes, self.last_bad) = (self.bytes, self.bad);
         // One image is not all of them.
         if self.only.take().is_none() {
+            (self.last_bytes, self.last_bad) = (self.bytes, self.bad);
             self.finished = Some(now);
         }
     }
@@ -433,11 +435,19 @@ mod test {
     fn a_pass_over_one_image_is_no_pass_over_all() {
         let mut note = Note::default();
         note.begin(Some(ImageId([1; 32])), UnixMillis(5));
+        note.bytes = 64;
         note.end(UnixMillis(9));
-        assert_eq!((note.finished, note.began), (None, None));
+        assert_eq!(
+            (note.finished, note.began, note.last_bytes),
+            (None, None, 0)
+        );
         note.begin(None, UnixMillis(10));
+        note.bytes = 128;
         note.end(UnixMillis(20));
-        assert_eq!(note.finished, Some(UnixMillis(20)));
+        assert_eq!(
+            (note.finished, note.last_bytes),
+            (Some(UnixMillis(20)), 128)
+        );
         assert_eq!(note.due(Duration::from_millis(7)), UnixMillis(27));
     }
 }

@@ -216,9 +216,11 @@ fn the_scrub_reads_every_chunk_once_and_tells_what_is_bad() {
     assert_eq!(one.state, "reading");
     bench.head().scrub_pass(1 << 40);
     let after = order(&bench, ScrubOrder::Status, None);
+    // What it read is not told as that of all images.
+    assert_eq!(after.bytes, CHUNK_BYTES);
     assert_eq!(
         (after.last_bytes, after.finished),
-        (CHUNK_BYTES, view.finished)
+        (14 * CHUNK_BYTES, view.finished)
     );
 }
 
@@ -362,4 +364,21 @@ fn a_restart_brings_the_profiles_of_the_nodes_versions_in_within_the_budget() {
         let expected = usize::try_from(budget).unwrap().min(4);
         assert_eq!((view.warm, view.pinned), (expected, expected));
     }
+}
+
+#[test]
+fn what_is_warm_is_neither_brought_in_nor_counted_again() {
+    let mut bench = bench();
+    boot_reading(&bench, "n1", &[3, 4, 5, 9]);
+    bench.reopen();
+    bench.boot("n1");
+    let firmware = bench.login("n1", true).unwrap();
+    read(&firmware.volume, 4).unwrap();
+    for _ in 0..2 {
+        bench.head().pin(u64::MAX);
+        let wanted = format!("reveille_prefetched_bytes_total {}\n", 3 * CHUNK_BYTES);
+        let metrics = bench.head().upkeep_metrics();
+        assert!(metrics.contains(&wanted), "{metrics}");
+    }
+    assert_eq!(profile(&bench, "g:1").warm, 4);
 }

@@ -54,6 +54,8 @@ pub(super) struct ImageText {
     pub(super) name: String,
     /// The number of the next version, where it is not one above the newest.
     pub(super) next: Option<u32>,
+    /// The version that the bare name means, where an image was rolled back.
+    pub(super) current: Option<u32>,
     pub(super) tags: Vec<(String, u32)>,
     pub(super) versions: Vec<VersionText>,
 }
@@ -171,6 +173,7 @@ fn image_text(image: &crate::catalog::ImageRecord) -> ImageText {
         line: 0,
         name: image.name.clone(),
         next: (image.next_version != usual).then_some(image.next_version),
+        current: image.held,
         tags: image.tags.iter().map(|(t, n)| (t.clone(), *n)).collect(),
         versions: versions.collect(),
     }

@@ -494,6 +494,14 @@ impl Head {
             }
             while self.store.pool.waiting() > 0 && self.warm.bell.wait(YIELD) {}
             let run = neighbours(&wanted[at..]);
+            let warm = |t: &Touch| image.touch(u64::from(t.chunk), &mut scratch);
+            // Up to the next that is there already.
+            let cold_ones = run
+                .iter()
+                .skip(1)
+                .position(warm)
+                .map_or(run.len(), |n| n + 1);
+            let run = run.get(..cold_ones).unwrap_or(run);
             let (image, run, done) = (Arc::clone(image), run.to_vec(), done.clone());
             at += run.len();
             cold += run.len();

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::super::test::{Bench, refused};
 use super::*;
-use crate::catalog::{LayerMode, Snapshot};
-use crate::head::{DrainAsk, HeadErrorKind};
+use crate::catalog::{ImageRef, LayerMode, Snapshot};
+use crate::head::{DrainAsk, HeadErrorKind, ImageRollback};
 
 fn ask(text: &str) -> Apply {
     Apply {
@@ -116,6 +116,12 @@ fn an_export_makes_another_head_the_same() {
         dry_run: false,
     };
     one.head().drain(&drain, &|_| false).unwrap();
+    let back = ImageRollback {
+        image: ImageRef::parse("d").unwrap(),
+        to: None,
+        dry_run: false,
+    };
+    one.head().image_rollback(&back).unwrap();
     for json in [false, true] {
         let text = one.head().export(true, json);
         let other = Bench::new();
@@ -133,7 +139,45 @@ fn an_export_makes_another_head_the_same() {
         let (one, other) = (one.head().snapshot(), other.head().snapshot());
         let id = |now: &Snapshot| now.node("n2").unwrap().disk_uuid.clone();
         assert_eq!(id(&one), id(&other));
+        let means = |now: &Snapshot| now.image("d").unwrap().current().unwrap().version;
+        assert_eq!((means(&one), means(&other)), (1, 1), "rolled back");
     }
+}
+
+#[test]
+fn a_roll_back_is_taken_over_taken_back_and_waits_for_its_version() {
+    let bench = Bench::new();
+    bench.import("d", 1);
+    bench.import("d", 2);
+    let means = |bench: &Bench| {
+        let now = bench.head().snapshot();
+        now.image("d").unwrap().current().unwrap().version
+    };
+    let text = "images:\n  d:\n    current: 1\n";
+    assert_eq!(done(&bench, text), ["~ image d current (none) -> 1"]);
+    assert_eq!(means(&bench), 1);
+    assert_eq!(done(&bench, text), Vec::<String>::new());
+    // The newest is what the name means by itself.
+    assert_eq!(
+        done(&bench, "images:\n  d:\n    current: 2\n"),
+        ["~ image d current 1 -> (none)"]
+    );
+    assert_eq!(means(&bench), 2);
+    done(&bench, text);
+    assert_eq!(
+        done(&bench, "images:\n  d: {}\n"),
+        ["~ image d current 1 -> (none)"]
+    );
+    // A version that the text does not tell of and nobody has is an error; one that it tells of may come later.
+    let error = apply(&bench, &ask("images:\n  d:\n    current: 7\n")).unwrap_err();
+    assert!(error.to_string().contains("no version 7"), "{error}");
+    let id = "ab".repeat(32);
+    let later = format!(
+        "images:\n  d:\n    current: 7\n    versions:\n      7: {{id: \"{id}\", size: 1048576}}\n"
+    );
+    let told = apply(&bench, &ask(&later)).unwrap();
+    assert!(told.notices[0].contains("d:7 is not here"), "{told:?}");
+    assert_eq!(means(&bench), 2);
 }
 
 #[test]

@@ -93,6 +93,9 @@ fn image(image: &ImageText) -> Out {
     if let Some(next) = image.next {
         all.push(named("next", Out::Number(next.into())));
     }
+    if let Some(current) = image.current {
+        all.push(named("current", Out::Number(current.into())));
+    }
     if !image.tags.is_empty() {
         let tags = image.tags.iter();
         let tags = tags.map(|(tag, number)| (tag.clone(), Out::Number((*number).into())));

@@ -84,8 +84,9 @@ pub(in crate::head) fn read(text: &str) -> Result<Document> {
 fn images(value: Value) -> Result<Vec<ImageText>> {
     let image = |(key, value): (Key, Value)| {
         let what = format!("image `{}`", key.text);
-        let mut fields = fields(value, &what, &["next", "tags", "versions"])?;
+        let mut fields = fields(value, &what, &["next", "current", "tags", "versions"])?;
         let next = fields.remove("next");
+        let current = fields.remove("current");
         let tags = fields.remove("tags").map(|v| entries(v, "tags"));
         let tag = |(key, value): (Key, Value)| {
             let number = parsed(value, &format!("tag `{}`", key.text))?;
@@ -103,6 +104,7 @@ fn images(value: Value) -> Result<Vec<ImageText>> {
         Ok(ImageText {
             line: key.line,
             next: next.map(|v| parsed(v, "next")).transpose()?,
+            current: current.map(|v| parsed(v, "current")).transpose()?,
             tags,
             versions,
             name: key.text,

@@ -212,10 +212,12 @@ fn any_image() -> impl Strategy<Value = ImageText> {
     let version = (any::<[u8; 32]>(), any::<u64>(), prop::option::of(".{0,20}"));
     let versions = prop::collection::btree_map(1..50_u32, version, 0..4);
     let tags = prop::collection::btree_map("[a-z]{1,6}", 1..50_u32, 0..3);
-    (versions, tags, prop::option::of(50..99_u32)).prop_map(|(versions, tags, next)| ImageText {
+    let numbers = (prop::option::of(50..99_u32), prop::option::of(1..50_u32));
+    (versions, tags, numbers).prop_map(|(versions, tags, (next, current))| ImageText {
         line: 0,
         name: "d".into(),
         next,
+        current,
         tags: tags.into_iter().collect(),
         versions: versions
             .into_iter()

@@ -8,6 +8,7 @@
 //!    ├── Guest    QEMU as a Linux initiator: a system of its own, two cards, obeys scripts
 //!    └── Head     `reveille serve` inside the namespace
 //!   golden        the disk images, built once by their recipes and kept
+//!   versions      point versions of the golden image, step by step, and what they cost
 //! ```
 //! Everything a lab makes is named by its directory: `lab down DIR` (or dropping [`Lab`]) ends exactly the
 //! processes inside its namespace and removes the namespace, whatever state they are in. Needs root.
@@ -19,11 +20,14 @@ pub mod forger;
 pub mod golden;
 pub mod guest;
 pub mod head;
+pub mod loopback;
 pub mod net;
 pub mod node;
 pub mod nvram;
+pub mod point;
 pub mod proc;
 pub mod qmp;
+pub mod versions;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::{Kind, LAB_ENV, Lab, NodeSpec, demo, golden};
+use lab::{Kind, LAB_ENV, Lab, NodeSpec, demo, golden, versions};
 
 const USAGE: &str = "\
 usage: lab COMMAND        (all of them as root)
@@ -14,6 +14,9 @@ usage: lab COMMAND        (all of them as root)
                           four nodes boot from one image, in waves; everything is removed again
   golden                  path of the golden Debian image; built on first use
   initiator               path of the Linux initiator's disk, for tests of the target; likewise
+
+  versions DIR [--steps N] [--promoted N]
+                          twenty point versions of the golden image and what they cost; DIR keeps the disks
 
   up DIR                  a lab: a directory and a network namespace with bridge br0, 10.77.0.1/24
   node DIR NUMBER KIND    a node in it: bios, bios-chain, uefi or uefi-rom; prints its name and MAC
@@ -43,6 +46,7 @@ fn run(words: &[&str]) -> Result<ExitCode> {
         ["demo", flags @ ..] => demo::run(&demo_options(flags)?)?,
         ["golden"] => println!("{}", golden::debian12()?.display()),
         ["initiator"] => println!("{}", golden::initiator12()?.display()),
+        ["versions", dir, flags @ ..] => versions::run(&versions_options(dir, flags)?)?,
         ["up", dir] => {
             // The lab outlives this process: `lab down` ends it.
             let lab = Lab::make(Path::new(dir))?;
@@ -100,6 +104,27 @@ fn power(action: &str, name: &str) -> Result<()> {
         "cycle" => node.power_cycle(),
         _ => bail!("`{action}` is no power action; there are on, off, cycle"),
     }
+}
+
+fn versions_options(dir: &str, flags: &[&str]) -> Result<versions::Options> {
+    let mut options = versions::Options {
+        dir: PathBuf::from(dir),
+        steps: 20,
+        promoted: 5,
+    };
+    let mut rest = flags;
+    while let [flag, value, tail @ ..] = rest {
+        match *flag {
+            "--steps" => options.steps = value.parse().context("--steps")?,
+            "--promoted" => options.promoted = value.parse().context("--promoted")?,
+            _ => bail!("unknown flag {flag}\n{USAGE}"),
+        }
+        rest = tail;
+    }
+    if let [flag] = rest {
+        bail!("{flag}: its value is missing\n{USAGE}");
+    }
+    Ok(options)
 }
 
 fn demo_options(flags: &[&str]) -> Result<demo::Options> {

@@ -94,6 +94,14 @@ pub fn cpu_seconds(pid: i32) -> Option<f64> {
     Some((f64::from(user) + f64::from(system)) / f64::from(ticks))
 }
 
+/// Bytes that a process has made the kernel read from a medium so far (proc(5), `io`).
+#[must_use]
+pub fn read_bytes(pid: i32) -> Option<u64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let line = io.lines().find_map(|line| line.strip_prefix("read_bytes:"));
+    line?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod test {
     use super::*;

@@ -46,6 +46,10 @@ pub(super) fn put_image(
         fields.extend(field("next", was, Some(next.to_string())));
     }
     new.next_version = next;
+    let held = held_by(image, &new);
+    let text = |held: Option<u32>| held.map(|number| number.to_string());
+    fields.extend(field("current", text(new.held), text(held)));
+    new.held = held;
     let same = old.as_ref().is_some_and(|old| **old == new);
     if same || (old.is_none() && new.versions.is_empty()) {
         return Ok(());
@@ -59,6 +63,17 @@ pub(super) fn put_image(
     }
     let at = |e: HeadError| e.within((how.place)(image.line));
     changes.put_image(new).map_err(|e| at(e.into()))
+}
+
+/// The version that the image is rolled back to when the text is done.
+fn held_by(image: &ImageText, new: &ImageRecord) -> Option<u32> {
+    let current = image.current?;
+    // Told with the others that are not here: as it is, until it has come and the text is applied again.
+    if new.version(current).is_none() && is_told(image, current) {
+        return new.held;
+    }
+    let newest = new.newest().map(|v| v.version);
+    (newest != Some(current)).then_some(current)
 }
 
 /// A version that the text tells of, so that it may be missing here.
