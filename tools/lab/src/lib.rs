@@ -24,6 +24,7 @@ pub mod node;
 pub mod nvram;
 pub mod proc;
 pub mod qmp;
+pub mod record;
 
 use std::fs;
 use std::path::{Path, PathBuf};
