@@ -352,7 +352,7 @@ async fn a_node_that_gets_stuck_ends_with_code_5_and_what_there_was() {
     let (code, _, said) = recording.end();
     assert_eq!(code, Some(5), "{said}");
     assert!(
-        said.contains("does not reach to the node's readiness"),
+        said.contains("after the node's readiness: it did not come"),
         "{said}"
     );
     let trace = trace(&path);

@@ -39,7 +39,10 @@ pub struct RecordAsk {
     pub path: PathBuf,
     /// When it is over.
     pub until: RecordUntil,
-    /// When it is over in any case, seconds from now.
+    /// How long it goes on when the boot is ready, seconds.
+    #[serde(default)]
+    pub more_s: u64,
+    /// When what it lasts for must have come, seconds from now.
     pub timeout_s: u64,
     /// Replaces the file.
     #[serde(default)]
@@ -126,9 +129,9 @@ async fn record(State(app): State<App>, ask: Body<RecordAsk>) -> Result<Response
     }
     let seconds = match ask.until {
         RecordUntil::Seconds(seconds) => seconds.max(ask.timeout_s),
-        _ => ask.timeout_s,
+        _ => ask.timeout_s.max(ask.more_s),
     };
-    if seconds > limits::RECORD_SECONDS_MAX || seconds == 0 {
+    if seconds > limits::RECORD_SECONDS_MAX || ask.timeout_s == 0 {
         let most = limits::RECORD_SECONDS_MAX;
         let message = format!("a recording lasts 1 to {most} seconds, not {seconds}");
         return Err(ApiError::invalid(message));
@@ -156,13 +159,13 @@ async fn stop(State(app): State<App>, ask: Body<RecordStop>) -> Result<Json<()>,
     Err(ApiError::not_found(message))
 }
 
-/// Whether the node has become ready since.
+/// When the node became ready.
 struct Ready {
     bus: Arc<Bus>,
     node: NodeName,
     events: Subscription,
     heard: u64,
-    seen: bool,
+    seen: Option<Instant>,
 }
 
 impl Ready {
@@ -173,11 +176,12 @@ impl Ready {
             node: node.clone(),
             events,
             heard: kept.last().map_or(0, |event| event.seq),
-            seen: false,
+            seen: None,
         }
     }
 
-    fn look(&mut self) -> bool {
+    /// For how long it has been.
+    fn look(&mut self) -> Option<Duration> {
         loop {
             let new = match self.events.try_recv() {
                 Ok(event) => vec![event],
@@ -186,12 +190,16 @@ impl Ready {
                     self.events = events;
                     missed
                 }
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return self.seen,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => {
+                    return self.seen.map(|since| since.elapsed());
+                }
             };
             for event in new {
                 self.heard = event.seq;
                 let ready = matches!(event.kind, EventKind::Ready { .. });
-                self.seen |= ready && event.node.as_ref() == Some(&self.node);
+                if ready && event.node.as_ref() == Some(&self.node) {
+                    self.seen.get_or_insert_with(Instant::now);
+                }
             }
         }
     }
@@ -241,7 +249,8 @@ const fn step(state: &RecordState) -> RecordStep {
 #[derive(Clone, Copy)]
 struct Moment {
     elapsed: Duration,
-    ready: bool,
+    /// The node has been ready for so long.
+    ready: Option<Duration>,
     cancelled: bool,
 }
 
@@ -253,16 +262,21 @@ fn over(ask: &RecordAsk, state: &RecordState, moment: Moment) -> Option<RecordEn
                 .alone
                 .is_some_and(|for_| for_ >= limits::RECORD_LOGOUT_QUIET)
     };
+    let ready = moment.ready.is_some() && state.sessions > 0;
     let reached = match ask.until {
         // The node may call from an older boot before it logs in: there is nothing to trace in it.
-        RecordUntil::Ready => moment.ready && state.sessions > 0,
+        RecordUntil::Ready => ready && moment.ready >= Some(Duration::from_secs(ask.more_s)),
         RecordUntil::Logout => off(),
         RecordUntil::Seconds(seconds) => {
             let seconds = Duration::from_secs(seconds);
             state.running.is_some_and(|running| running >= seconds)
         }
     };
-    let waits = !matches!(ask.until, RecordUntil::Seconds(_)) || state.sessions == 0;
+    let waits = match ask.until {
+        RecordUntil::Ready => !ready,
+        RecordUntil::Logout => true,
+        RecordUntil::Seconds(_) => state.sessions == 0,
+    };
     if reached {
         Some(RecordEnd::Reached)
     } else if state.full {
@@ -342,6 +356,7 @@ mod test {
             node: NodeName::parse("n1").unwrap(),
             path: "/t".into(),
             until,
+            more_s: 0,
             timeout_s: 100,
             force: false,
             notes: vec![],
@@ -351,7 +366,7 @@ mod test {
     fn at(seconds: u64) -> Moment {
         Moment {
             elapsed: Duration::from_secs(seconds),
-            ready: false,
+            ready: None,
             cancelled: false,
         }
     }
@@ -370,12 +385,26 @@ mod test {
     fn until_ready_ends_when_a_node_that_logged_in_is_ready() {
         let ask = ask(RecordUntil::Ready);
         let ready = Moment {
-            ready: true,
+            ready: Some(Duration::from_secs(5)),
             ..at(50)
         };
         assert_eq!(over(&ask, &booted(), at(50)), None);
         assert_eq!(over(&ask, &booted(), ready), Some(RecordEnd::Reached));
         assert_eq!(over(&ask, &RecordState::default(), ready), None);
+    }
+
+    #[test]
+    fn a_recording_goes_on_after_ready_as_long_as_was_asked_whatever_the_timeout() {
+        let ask = RecordAsk {
+            more_s: 60,
+            ..ask(RecordUntil::Ready)
+        };
+        let ready = |seconds| Moment {
+            ready: Some(Duration::from_secs(seconds)),
+            ..at(150)
+        };
+        assert_eq!(over(&ask, &booted(), ready(59)), None);
+        assert_eq!(over(&ask, &booted(), ready(60)), Some(RecordEnd::Reached));
     }
 
     #[test]
@@ -448,13 +477,13 @@ mod test {
         };
         tell("n1");
         let mut ready = Ready::listen(&bus, &node("n1"));
-        assert!(!ready.look(), "an earlier boot");
+        assert!(ready.look().is_none(), "an earlier boot");
         tell("n2");
-        assert!(!ready.look(), "another node");
+        assert!(ready.look().is_none(), "another node");
         for _ in 0..limits::EVENTS_KEPT / 2 {
             tell("n2");
         }
         tell("n1");
-        assert!(ready.look(), "also when it fell behind");
+        assert!(ready.look().is_some(), "also when it fell behind");
     }
 }

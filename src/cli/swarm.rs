@@ -38,6 +38,9 @@ pub(super) struct Record {
     /// When it is over: `ready`, `logout`, or a time from the first login like 90s, 10m, 2h
     #[arg(long, value_name = "END", default_value = "ready", value_parser = until)]
     until: RecordUntil,
+    /// With `--until ready`: go on for so long after it, since a system still reads and writes then
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    more: u64,
     /// Give up when it did not come that far after so many seconds; what there is is written
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     timeout: u64,
@@ -106,6 +109,7 @@ async fn record(door: &Door, args: Record) -> anyhow::Result<Exit> {
         node: args.node,
         path: absolute(&args.out)?,
         until: args.until,
+        more_s: args.more,
         timeout_s: args.timeout,
         force: args.force,
         notes: args.notes,
@@ -149,7 +153,7 @@ fn nothing(ask: &RecordAsk, end: RecordEnd) -> Exit {
 /// What a recording was to last for, in words.
 fn ending(ask: &RecordAsk) -> String {
     match ask.until {
-        RecordUntil::Ready => "the node's readiness".to_owned(),
+        RecordUntil::Ready => format!("{} s after the node's readiness", ask.more_s),
         RecordUntil::Logout => "the node's logout".to_owned(),
         RecordUntil::Seconds(seconds) => format!("{seconds} s after the first login"),
     }

@@ -20,7 +20,8 @@
 //!
 //! ```text
 //!   when op j ends:    ended[j] = true; while ended[ends[front]] { front += 1 }
-//!   the next op i:     may start think_us after front >= waits[i].before (and its session's login), all before it started
+//!   the next op i:     may start think_us after front >= waits[i].before and its session has logged in,
+//!                      never before the op i - 1
 //! ```
 //! Which is a constant number of steps per op. It cannot lock up: the ops that an op waits for were before it.
 

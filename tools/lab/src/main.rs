@@ -12,7 +12,7 @@ usage: lab COMMAND        (all of them as root)
 
   demo [--dir DIR] [--wave N] [--timeout S]
                           four nodes boot from one image, in waves; everything is removed again
-  record [--out FILE] [--image RAW] [--timeout S] [--seconds S] [--memory MIB]
+  record [--out FILE] [--image RAW] [--timeout S] [--more S] [--memory MIB]
                           one node boots, and its boot is recorded as a trace for `reveille swarm`
   golden                  path of the golden Debian image; built on first use
   initiator               path of the Linux initiator's disk, for tests of the target; likewise
@@ -113,7 +113,7 @@ fn record_options(flags: &[&str]) -> Result<record::Options> {
             "--out" => options.out = PathBuf::from(value),
             "--image" => options.image = Some(PathBuf::from(value)),
             "--timeout" => options.timeout_s = value.parse().context("--timeout")?,
-            "--seconds" => options.seconds = Some(value.parse().context("--seconds")?),
+            "--more" => options.more_s = value.parse().context("--more")?,
             "--memory" => options.memory_mib = value.parse().context("--memory")?,
             _ => bail!("unknown flag {flag}\n{USAGE}"),
         }

@@ -20,8 +20,8 @@ pub struct Options {
     pub image: Option<PathBuf>,
     /// Seconds that the boot may take.
     pub timeout_s: u32,
-    /// Seconds from the first login after which the recording ends; none: when the node is ready.
-    pub seconds: Option<u32>,
+    /// Seconds that the recording goes on when the node is ready.
+    pub more_s: u32,
     /// MiB of the machine's memory.
     pub memory_mib: u32,
 }
@@ -32,7 +32,7 @@ impl Default for Options {
             out: PathBuf::from("boot.trace.gz"),
             image: None,
             timeout_s: 1800,
-            seconds: None,
+            more_s: 60,
             memory_mib: 1024,
         }
     }
@@ -75,11 +75,9 @@ fn play(lab: &Lab, image: &str, options: &Options) -> Result<()> {
     head.start()?;
     let out = std::path::absolute(&options.out).context("--out")?;
     let (out, timeout) = (out.to_string_lossy(), options.timeout_s.to_string());
-    let until = options
-        .seconds
-        .map_or("ready".to_owned(), |s| format!("{s}s"));
+    let more = options.more_s.to_string();
     let mut args = vec!["swarm", "record", node.name(), "-o", &out];
-    args.extend(["--until", &until, "--timeout", &timeout, "--note", ORIGIN]);
+    args.extend(["--more", &more, "--timeout", &timeout, "--note", ORIGIN]);
     let mut recording = head
         .command(&args)
         .stderr(Stdio::piped())
@@ -100,10 +98,7 @@ fn play(lab: &Lab, image: &str, options: &Options) -> Result<()> {
         let tail = node.console().tail(30);
         bail!("`reveille swarm record` ended with {status}; the machine's console:\n{tail}");
     }
-    // Evidence that it was a whole boot, and not only its beginning.
-    if options.seconds.is_none() {
-        eprintln!("{}", node.wait_ready(Duration::from_secs(60))?);
-    }
+    eprintln!("{}", node.wait_ready(Duration::from_secs(60))?);
     node.power_off()?;
     head.stop()
 }
