@@ -564,7 +564,7 @@ fn trace() -> Trace {
         kind,
         offset: u64::from(n) * 4096,
         len: if kind == OpKind::Flush { 0 } else { n * 512 },
-        fua: kind.changes() && n % 2 == 0,
+        fua: kind.changes() && n.is_multiple_of(2),
     };
     Trace {
         about: vec![

@@ -458,3 +458,16 @@ fn a_file_that_is_no_trace_is_refused_with_its_line() {
     std::fs::write(&path, "hello").unwrap();
     assert!(head.bad(&show, 1).contains("this is no trace"));
 }
+
+/// The trace that is handed out with the program: a whole boot, readable, with its origin told.
+#[test]
+fn the_trace_of_the_debian_boot_is_whole() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/traces/debian-12-boot.trace.gz");
+    let trace = trace(&path);
+    let sum = trace.summary();
+    assert_eq!((sum.reads, sum.writes, sum.flushes), (3675, 71, 15));
+    let kinds: Vec<_> = sum.sessions.iter().map(|s| &*s.initiator).collect();
+    assert_eq!(kinds, ["firmware", "firmware", "os", "os"]);
+    assert!(trace.about("image").is_some() && trace.about("note").is_some());
+    assert_eq!(trace.waits().len(), trace.ops.len());
+}
