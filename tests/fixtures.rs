@@ -27,6 +27,7 @@ use reveille::store::disk_crash::CrashDisk;
 use reveille::store::disk_memory::MemoryDisk;
 use reveille::store::image::ImageStore;
 use reveille::store::{Durability, ErrorKind, LayerId, LayerStore, Volume, VolumeSpec};
+use reveille::trace::{Op, OpKind, Session, Trace};
 use reveille::units::ByteRange;
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -600,6 +601,57 @@ fn keep(name: &str, origin: &str, text: &str) {
     println!("{name} is new");
 }
 
+// --- traces ---
+
+/// Every kind of line that a trace can have.
+fn trace() -> Trace {
+    let session = |initiator: &str, login_at_us, logout_at_us| Session {
+        initiator: initiator.to_owned(),
+        login_at_us,
+        logout_at_us,
+    };
+    let op = |kind: OpKind, n: u32| Op {
+        session: u16::from(n > 2),
+        at_us: u64::from(n) * 1000,
+        took_us: n * 7,
+        kind,
+        offset: u64::from(n) * 4096,
+        len: if kind == OpKind::Flush { 0 } else { n * 512 },
+        fua: kind.changes() && n.is_multiple_of(2),
+    };
+    Trace {
+        about: vec![
+            ("origin".to_owned(), "tests/fixtures.rs".to_owned()),
+            ("note".to_owned(), "every kind of line".to_owned()),
+        ],
+        disk_bytes: 1 << 20,
+        sessions: vec![
+            session("firmware", 0, Some(2500)),
+            session("os", 2600, None),
+        ],
+        ops: OpKind::ALL
+            .into_iter()
+            .chain(OpKind::ALL)
+            .zip(1..)
+            .map(|(kind, n)| op(kind, n))
+            .collect(),
+    }
+}
+
+#[test]
+fn traces_of_format_1_are_read_bit_for_bit() {
+    let files = read("trace-v1.txt");
+    assert_eq!(Trace::read(&files["boot.trace.gz"]).unwrap(), trace());
+}
+
+/// The text, since another compressor may pack it otherwise.
+#[test]
+fn traces_are_written_as_format_1_says() {
+    let files = read("trace-v1.txt");
+    let text = std::str::from_utf8(&files["boot.trace"]).unwrap();
+    assert_eq!(trace().text(), text);
+}
+
 #[test]
 fn every_format_has_its_fixture() {
     let by = env!("CARGO_PKG_VERSION");
@@ -626,6 +678,15 @@ fn every_format_has_its_fixture() {
     keep(
         &format!("layer-v{}-poisoned.txt", layer_version(&files)),
         &origin("a durable layer whose sync failed, killed"),
+        &encode(&files),
+    );
+    let files = Files::from([
+        ("boot.trace".to_owned(), trace().text().into_bytes()),
+        ("boot.trace.gz".to_owned(), trace().write()),
+    ]);
+    keep(
+        "trace-v1.txt",
+        &origin("a trace, its text and its file"),
         &encode(&files),
     );
     assert!(fixture("state-v1.txt").exists(), "its catalog has format 1");

@@ -27,6 +27,15 @@ pub fn debian12() -> Result<PathBuf> {
     build("images/recipes/debian12", &["--lab"], "debian12-lab")
 }
 
+/// Path of the golden Debian 12 image that real machines boot: the common kernel, an initrd for every hardware, no
+/// shell on the console. Built as [`debian12`] is. Never write to this file.
+///
+/// # Errors
+/// When the recipe fails.
+pub fn debian12_standard() -> Result<PathBuf> {
+    build("images/recipes/debian12", &["--size", "1536"], "debian12")
+}
+
 /// Path of the Linux initiator's own disk, beside which its kernel and initrd lie (`.kernel`, `.initrd`).
 /// Built as [`debian12`] is. Never write to these files.
 ///

@@ -27,6 +27,7 @@ pub mod nvram;
 pub mod point;
 pub mod proc;
 pub mod qmp;
+pub mod record;
 pub mod versions;
 
 use std::fs;

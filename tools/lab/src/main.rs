@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab::{Kind, LAB_ENV, Lab, NodeSpec, demo, golden, versions};
+use lab::{Kind, LAB_ENV, Lab, NodeSpec, demo, golden, record, versions};
 
 const USAGE: &str = "\
 usage: lab COMMAND        (all of them as root)
 
   demo [--dir DIR] [--wave N] [--timeout S]
                           four nodes boot from one image, in waves; everything is removed again
+  record [--out FILE] [--image RAW] [--timeout S] [--more S] [--memory MIB]
+                          one node boots, and its boot is recorded as a trace for `reveille swarm`
   golden                  path of the golden Debian image; built on first use
   initiator               path of the Linux initiator's disk, for tests of the target; likewise
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<ExitCode> {
     match words {
         ["demo", flags @ ..] => demo::run(&demo_options(flags)?)?,
+        ["record", flags @ ..] => record::run(&record_options(flags)?)?,
         ["golden"] => println!("{}", golden::debian12()?.display()),
         ["initiator"] => println!("{}", golden::initiator12()?.display()),
         ["versions", dir, flags @ ..] => versions::run(&versions_options(dir, flags)?)?,
@@ -117,6 +120,26 @@ fn versions_options(dir: &str, flags: &[&str]) -> Result<versions::Options> {
         match *flag {
             "--steps" => options.steps = value.parse().context("--steps")?,
             "--promoted" => options.promoted = value.parse().context("--promoted")?,
+            _ => bail!("unknown flag {flag}\n{USAGE}"),
+        }
+        rest = tail;
+    }
+    if let [flag] = rest {
+        bail!("{flag}: its value is missing\n{USAGE}");
+    }
+    Ok(options)
+}
+
+fn record_options(flags: &[&str]) -> Result<record::Options> {
+    let mut options = record::Options::default();
+    let mut rest = flags;
+    while let [flag, value, tail @ ..] = rest {
+        match *flag {
+            "--out" => options.out = PathBuf::from(value),
+            "--image" => options.image = Some(PathBuf::from(value)),
+            "--timeout" => options.timeout_s = value.parse().context("--timeout")?,
+            "--more" => options.more_s = value.parse().context("--more")?,
+            "--memory" => options.memory_mib = value.parse().context("--memory")?,
             _ => bail!("unknown flag {flag}\n{USAGE}"),
         }
         rest = tail;
