@@ -16,7 +16,7 @@
 //! 4  head                            one state directory, opened whole
 //! 3  scsi   store   catalog   power  a disk's commands, bytes, facts, switches
 //! 2  events   config
-//! 1  names   telemetry
+//! 1  names   telemetry   trace
 //! 0  units   limits
 //! ```
 //!
@@ -24,6 +24,7 @@
 //! - [`limits`]: every bound of the program (queues, tables, times, retries), tied together by assertions.
 //! - [`names`]: values that are well formed once they exist: node names, nodesets, MACs, iSCSI names, ids.
 //! - [`telemetry`]: the program's own log, and who reads which level.
+//! - [`trace`]: what a node asked of its disk in one boot: the file, and what a replay has to wait for. Pure.
 //! - [`events`]: what happened, told once on a bus with the boot it belongs to; folded into stages by a pure
 //!   timeline that status, waves and tests share.
 //! - [`config`]: `reveille.toml`, from the file as typed to valid settings. No room reads it; the daemon turns
@@ -67,6 +68,7 @@ pub mod power;
 pub mod scsi;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod units;
 #[cfg(not(fuzzing))]
 pub mod wave;

@@ -563,3 +563,24 @@ pub const DIFF_READ_SLACK: u64 = 64 << 20;
 pub const DIFF_STEP_CHUNKS: u64 = 4096;
 /// The largest FAT that is read into memory, bytes.
 pub const DIFF_FAT_BYTES_MAX: u64 = 64 << 20;
+
+// --- traces of boots ---
+
+/// Operations of one trace: hours of a busy node.
+pub const TRACE_OPS_MAX: usize = 4_000_000;
+/// Sessions of one trace.
+pub const TRACE_SESSIONS_MAX: usize = 1024;
+/// Lines in the head of a trace beside the size of its disk.
+pub const TRACE_ABOUT_MAX: usize = 64;
+/// Bytes of one line of a trace.
+pub const TRACE_LINE_BYTES_MAX: usize = 1024;
+/// Bytes of the text of a trace.
+pub const TRACE_TEXT_BYTES_MAX: u64 = 512 << 20;
+/// The latest moment of a trace, microseconds since its start: 30 days.
+pub const TRACE_SPAN_US_MAX: u64 = 30 * 24 * 3600 * 1_000_000;
+const _: () = assert!(TRACE_SESSIONS_MAX <= u16::MAX as usize);
+const _: () = assert!(TRACE_OPS_MAX <= u32::MAX as usize);
+const _: () = assert!(
+    TRACE_OPS_MAX as u64 * 100 < TRACE_TEXT_BYTES_MAX,
+    "a line of an operation has at most 100 bytes"
+);

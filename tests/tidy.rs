@@ -14,6 +14,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("limits", 0),
     ("names", 1),
     ("telemetry", 1),
+    ("trace", 1),
     ("events", 2),
     ("config", 2),
     ("scsi", 3),
@@ -33,6 +34,7 @@ const LEVELS: &[(&str, u8)] = &[
 const PURE: &[&str] = &[
     "src/limits.rs",
     "src/names/",
+    "src/trace/",
     "src/scsi/",
     "src/events/timeline.rs",
     "src/head/text.rs",
