@@ -627,3 +627,27 @@ pub const SWARM_NODES_TOLD: usize = 10;
 pub const SWARM_MISMATCHES_TOLD: usize = 16;
 const _: () = assert!(SWARM_LOGINS_AT_ONCE <= UNAUTHENTICATED_PER_ADDRESS);
 const _: () = assert!(SWARM_VERIFY_BYTES.is_multiple_of(1 << 16));
+
+// --- recording traces ---
+
+/// Nodes that are recorded at a time.
+pub const RECORDINGS_MAX: usize = 8;
+/// Operations of one recording: 48 MiB.
+pub const RECORDING_OPS_MAX: usize = 1 << 20;
+/// Places that are noted of one command.
+pub const RECORDING_PARTS_MAX: usize = 4096;
+/// How often a recording looks whether it is over.
+pub const RECORD_LOOK: Duration = Duration::from_millis(200);
+/// A node whose operating system has logged out, and that did not come back for this long, is off.
+pub const RECORD_LOGOUT_QUIET: Duration = Duration::from_secs(10);
+/// Longest that a recording may wait or last.
+pub const RECORD_SECONDS_MAX: u64 = 7 * 24 * 3600;
+/// Bytes of a trace's file.
+pub const TRACE_FILE_BYTES_MAX: u64 = 512 << 20;
+const _: () = assert!(RECORDING_OPS_MAX <= TRACE_OPS_MAX);
+const _: () = assert!(RECORD_SECONDS_MAX * 1_000_000 <= TRACE_SPAN_US_MAX);
+
+// --- rehearsals ---
+
+/// Bytes of an image that are read at once for a rehearsal's comparison.
+pub const REHEARSAL_READ_BYTES: u64 = 1 << 20;

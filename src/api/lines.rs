@@ -27,9 +27,9 @@ pub struct Step {
 /// One line of such an answer; the last is `Done` or `Error`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Line<T> {
+pub enum Line<T, P = Step> {
     /// On the way.
-    Progress(Step),
+    Progress(P),
     /// The result.
     Done(T),
     /// It failed; the rest of the request had been fine, so the status was 200 already.
@@ -61,17 +61,27 @@ where
     T: Serialize + Send + 'static,
     W: FnOnce(&App, &(dyn Fn(Step) + Sync), &AtomicBool) -> Result<T, HeadError> + Send + 'static,
 {
+    long_work_of(app, work)
+}
+
+/// The same, of work whose progress is no count of bytes.
+pub(super) fn long_work_of<T, P, W>(app: App, work: W) -> Response
+where
+    T: Serialize + Send + 'static,
+    P: Serialize + 'static,
+    W: FnOnce(&App, &(dyn Fn(P) + Sync), &AtomicBool) -> Result<T, HeadError> + Send + 'static,
+{
     let (sender, receiver) = mpsc::channel::<Bytes>(16);
     let cancel = Arc::new(AtomicBool::new(false));
     let asked = CancelOnDrop(Arc::clone(&cancel));
     tokio::task::spawn_blocking(move || {
         // Progress that nobody takes is dropped; the result waits for its reader.
-        let report = |step: Step| {
-            let _ = sender.try_send(line(&Line::<()>::Progress(step)));
+        let report = |step: P| {
+            let _ = sender.try_send(line(&Line::<(), P>::Progress(step)));
         };
         let last = match work(&app, &report, &cancel) {
-            Ok(result) => line(&Line::Done(result)),
-            Err(error) => line(&Line::<()>::Error(ApiError::from(error).fault())),
+            Ok(result) => line(&Line::<T, P>::Done(result)),
+            Err(error) => line(&Line::<T, P>::Error(ApiError::from(error).fault())),
         };
         let _ = sender.blocking_send(last);
     });

@@ -20,6 +20,8 @@ mod nodes;
 mod profiles;
 mod promote;
 mod status;
+mod swarm;
+mod swarm_file;
 mod upkeep;
 
 use std::path::Path;
@@ -45,6 +47,7 @@ pub use lines::{Fault, Line, Step};
 pub use nodes::NodesAsk;
 pub use profiles::ProfilesAsk;
 pub use status::NodeStatus;
+pub use swarm::{RecordAsk, RecordDone, RecordEnd, RecordStep, RecordStop, RecordUntil};
 
 /// What the routes work on; cheap to clone.
 #[derive(Clone, Debug)]
@@ -154,6 +157,7 @@ pub fn router(app: App) -> Router {
         .merge(status::routes())
         .merge(events::routes())
         .merge(drain::routes())
+        .merge(swarm::routes())
         .merge(upkeep::routes())
         .fallback(|| async { ApiError::not_found("no such address in this API") })
         .with_state(app)

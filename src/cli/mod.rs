@@ -23,6 +23,7 @@ mod promote;
 mod scrub;
 mod serve;
 mod status;
+mod swarm;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -116,6 +117,9 @@ enum Command {
     Export(apply::ExportArgs),
     /// Makes this head be what a text says: shows the plan, asks, then does all of it or nothing
     Apply(apply::ApplyArgs),
+    /// Virtual nodes, and the traces of boots that they replay
+    #[command(subcommand)]
+    Swarm(swarm::Verb),
     /// Prints the counters of the running head, in the text format of Prometheus
     Metrics,
     /// Checks the state directory of a head that is stopped: catalog, images, layers, and that they fit together
@@ -190,6 +194,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     if let Command::Check(args) = &cli.command {
         return check::run(&settings.state, args);
     }
+    if let Command::Swarm(verb) = cli.command {
+        return swarm::run(&settings, verb);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -213,6 +220,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Metrics => drain::metrics(&door).await,
             Command::Serve
             | Command::Check(_)
+            | Command::Swarm(_)
             | Command::Config(_)
             | Command::Completion { .. } => Ok(Exit::Good),
         }

@@ -30,6 +30,11 @@ pub(super) fn nodes() -> ProgressBar {
     bar("[{bar:40}] {pos}/{len} {msg} {elapsed}")
 }
 
+/// No bar: what happens, in words, and for how long.
+pub(super) fn words() -> ProgressBar {
+    bar("{msg} {elapsed}")
+}
+
 /// A line on stderr.
 pub(super) fn say(text: &str) {
     // Nobody reads stderr: nothing can be done about it.

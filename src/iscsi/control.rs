@@ -4,6 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use super::driver::Note;
+use super::error::Error;
+use super::recorder::{self, Recorder};
 use super::shared::Shared;
 use crate::names::NodeName;
 
@@ -45,6 +47,21 @@ impl Control {
     /// They may stay after all.
     pub fn undrain(&self, nodes: Option<&[NodeName]>) {
         self.tell(nodes, || Note::Stay);
+    }
+
+    /// Begins to note what this node asks of its disk.
+    ///
+    /// # Errors
+    /// The node is being recorded already, or as many others as may be.
+    pub fn record(&self, node: &NodeName) -> Result<Recorder, Error> {
+        let logged_in = self.sessions(Some(std::slice::from_ref(node))) > 0;
+        Recorder::begin(Arc::clone(&self.0), node, logged_in)
+    }
+
+    /// Asks the recording of this node to end; false when there is none.
+    #[must_use]
+    pub fn stop_recording(&self, node: &NodeName) -> bool {
+        recorder::stop(&self.0.recorders, node)
     }
 
     fn tell(&self, nodes: Option<&[NodeName]>, note: fn() -> Note) {

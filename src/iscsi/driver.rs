@@ -331,6 +331,7 @@ impl Feature {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
                 let n = buffer.filled().len();
+                self.exec.tape.heard();
                 moved = true;
                 match (n, direct, self.direct.as_mut()) {
                     (0, ..) => self.ended = Some("closed by the peer".into()),
@@ -518,6 +519,7 @@ impl Feature {
             }
             let mut slices = [IoSlice::new(&[]); limits::SEND_BATCH_SLICES];
             let count = self.tx.slices(&mut slices);
+            self.exec.tape.sends();
             match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]) {
                 Poll::Pending => {
                     self.stuck.get_or_insert(self.now);

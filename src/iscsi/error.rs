@@ -11,9 +11,11 @@ pub enum ErrorKind {
     Options,
     /// The operating system refused a thread or a runtime.
     Thread,
+    /// It is being done already.
+    Busy,
 }
 
-/// Why the server did not start.
+/// Why the server did not start, or did not do what was asked of it.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,

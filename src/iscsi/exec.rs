@@ -13,6 +13,7 @@ use super::connection::{Connection, Event, Management, Output, TaskId};
 use super::driver::{Handle, Note};
 use super::login::Ask;
 use super::ops;
+use super::recorder::Tape;
 use super::reserve::{self, Change};
 use super::sanitize::{self, Gate};
 use super::shared::Shared;
@@ -111,6 +112,8 @@ pub(super) struct Executor {
     /// Set when the volume can serve this session no longer.
     lost: Option<&'static str>,
     told_failure: bool,
+    /// Notes what is done, while its node is recorded.
+    pub(super) tape: Tape,
 }
 
 impl Executor {
@@ -124,6 +127,7 @@ impl Executor {
         let node = session.as_ref().map(|s| &s.node.name);
         Self {
             account: shared.budget.open(node),
+            tape: Tape::at_login(&shared.recorders, session.as_ref()),
             beside: 0,
             shared,
             ask,
@@ -164,8 +168,13 @@ impl Executor {
 
     /// Does what `output` says and tells the connection.
     pub(super) fn act(&mut self, output: Output, conn: &mut Connection, now: Instant) {
+        if let Output::Run(task, _, op) = &output {
+            self.tape.runs(*task, op);
+        }
         match output {
             Output::Execute(task, lun) => {
+                let (all, session) = (&self.shared.recorders, self.session.as_ref());
+                self.tape.command(all, session, task);
                 let step = self.begin(conn, task, lun);
                 conn.apply(Event::Step(task, step), now);
             }
@@ -343,6 +352,7 @@ impl Executor {
                 self.counts.warm += 1;
                 self.counts.warm_since.get_or_insert(now);
                 self.count_read(payload.len());
+                self.tape.done(task, true);
                 let reply = self.conclude(conn, task, Outcome::Done);
                 conn.apply(Event::Done(task, reply, Some(payload)), now);
             }
@@ -542,6 +552,11 @@ impl Executor {
             }
         }
         drop(one.buffer);
+        let well = matches!(
+            one.outcome,
+            Outcome::Done | Outcome::Copied { failure: None, .. }
+        );
+        self.tape.done(one.task, well);
         let reply = self.conclude(conn, one.task, one.outcome);
         conn.apply(Event::Done(one.task, reply, one.payload), now);
     }
@@ -672,6 +687,7 @@ impl Executor {
 
     /// Gives memory back to the server's budget, and the seat at the target up.
     pub(super) fn release(&mut self) {
+        self.tape.leave();
         self.account.book(0);
         if let Some(session) = self.session.take() {
             let node = session.node.name.clone();

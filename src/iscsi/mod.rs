@@ -13,6 +13,7 @@
 //!         text.rs          text requests: SendTargets                                (pure)
 //!       sanitize.rs      SANITIZE, which outlives its session
 //!       exec.rs          logical unit and volume: warm reads at once, the rest on the store's pool
+//!       recorder.rs      notes what a node asks of its disk, while somebody wants a trace of it
 //!     target.rs   node to target: access, identity of its disk, its open sessions
 //!     session.rs  session identity, CmdSN window, who must leave when who comes       (pure)
 //!   initiator.rs  the other side: tests and virtual nodes log in with it
@@ -49,6 +50,7 @@ pub mod pace;
 pub mod params;
 pub mod pdu;
 mod portals;
+pub mod recorder;
 pub mod refusals;
 mod reserve;
 mod rx;
@@ -70,5 +72,6 @@ pub use control::Control;
 pub use error::{Error, ErrorKind};
 pub use metrics::Metrics;
 pub use params::Digests;
+pub use recorder::{RecordState, Recorded, Recorder};
 pub use server::{Options, Server};
 pub use target::Auth;

@@ -18,6 +18,7 @@ use super::driver::{Handle, Note};
 use super::gate::{self, Cause, Gate, Place, Verdict};
 use super::metrics::{Gauges, Metrics};
 use super::pace::Pace;
+use super::recorder::Recorders;
 use super::refusals::{BackOff, Teller, Told};
 use super::target::{Targets, lock};
 use crate::events::EventKind;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     /// Memory of all connections.
     pub(super) budget: Arc<Budget>,
+    pub(super) recorders: Recorders,
     door: Mutex<Door>,
     back_off: Mutex<BackOff>,
     entries: Mutex<Pace<NodeName>>,
@@ -133,6 +135,7 @@ impl Shared {
             pool,
             metrics: Metrics::default(),
             budget: Arc::new(Budget::new(bounds.data_bytes)),
+            recorders: Recorders::default(),
             door: Mutex::new(Door {
                 gate: Gate::new(bounds.newcomers, bounds.newcomers_per_address),
                 handles: HashMap::new(),

@@ -7,10 +7,17 @@ use crate::scsi;
 use crate::store::{Buffer, Payload};
 
 /// Names a task of one connection. A number that outlived its task names nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskId {
     slot: u16,
     generation: u16,
+}
+
+impl TaskId {
+    /// Its place in the table: small, and its own while it lives.
+    pub(super) fn slot(self) -> usize {
+        usize::from(self.slot)
+    }
 }
 
 /// Where a task stands.
