@@ -10,7 +10,7 @@ const SUB: u64 = 1 << SUB_BITS;
 
 /// Counts of values.
 #[derive(Clone, Debug, Default)]
-pub struct Histogram {
+pub(super) struct Histogram {
     counts: Vec<u64>,
     count: u64,
     sum: u64,
@@ -59,7 +59,7 @@ fn top(bucket: usize) -> u64 {
 
 impl Histogram {
     /// Counts a value.
-    pub fn record(&mut self, value: u64) {
+    pub(super) fn record(&mut self, value: u64) {
         let at = bucket(value);
         if at >= self.counts.len() {
             self.counts.resize(at + 1, 0);
@@ -78,7 +78,7 @@ impl Histogram {
     }
 
     /// Adds what another one counted.
-    pub fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         if other.count == 0 {
             return;
         }
@@ -98,16 +98,10 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// Values counted.
-    #[must_use]
-    pub const fn count(&self) -> u64 {
-        self.count
-    }
-
     /// The smallest value that at least `per_mille` of a thousand values do not pass; at most 1/64 above it. 0
     /// when there is none.
     #[must_use]
-    pub fn quantile(&self, per_mille: u64) -> u64 {
+    pub(super) fn quantile(&self, per_mille: u64) -> u64 {
         let wanted = u128::from(self.count) * u128::from(per_mille.min(1000));
         let wanted = u64::try_from(wanted.div_ceil(1000)).unwrap_or(self.count);
         let mut seen = 0;
@@ -122,7 +116,7 @@ impl Histogram {
 
     /// What is told of it.
     #[must_use]
-    pub fn percentiles(&self) -> Percentiles {
+    pub(super) fn percentiles(&self) -> Percentiles {
         Percentiles {
             count: self.count,
             mean_us: self.sum.checked_div(self.count).unwrap_or(0),

@@ -17,8 +17,8 @@ use super::data::{self, Author};
 use super::error::Error;
 use super::flow::Flow;
 use super::golden::Golden;
-use super::ledger::{Change, Ledger};
-use super::link::{Done, Ear, Heard, Link, Way};
+use super::ledger::Ledger;
+use super::link::{Done, Ear, Heard, Link};
 use super::plan::{Plan, PlanOp, Who};
 use super::report::NodeReport;
 use super::tally::{Stage, Tally};
@@ -34,7 +34,7 @@ use crate::trace::OpKind;
 mod answer;
 mod command;
 
-use command::{Probe, cdb_of};
+use command::Probe;
 
 /// How much is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
