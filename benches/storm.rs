@@ -24,7 +24,9 @@ use serde_json::Value;
 const RECORDED: &str = "images/traces/debian-12-boot.trace.gz";
 
 fn main() {
-    let counts: Vec<u32> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    let counts: Vec<u32> = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
     let counts = if counts.is_empty() {
         vec![10, 50, 100]
     } else {
@@ -69,8 +71,7 @@ fn more() -> Vec<String> {
 /// The trace's file and the image's.
 fn boot(head: &TestHead) -> (PathBuf, PathBuf) {
     let recorded = std::env::var_os("REVEILLE_TRACE").map(PathBuf::from);
-    let recorded =
-        recorded.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORDED));
+    let recorded = recorded.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORDED));
     let golden = std::env::var_os("REVEILLE_GOLDEN").map(PathBuf::from);
     match golden {
         Some(golden) => (recorded, golden),
@@ -111,7 +112,8 @@ fn image(trace: &Trace, path: &Path) {
 fn table(report: &Value) {
     println!(
         "| nodes | booted | s | ms per node | read GiB | compared GiB | read p50 ms | read p99 ms | boot p50 s | \
-         boot max s | errors | wrong | reconnects | server CPU s | ms/boot | s/GiB | server MiB | swarm CPU s | swarm MiB |"
+         boot max s | errors | wrong | reconnects | server CPU s | ms/boot | s/GiB | server MiB | \
+         swarm CPU s | swarm MiB |"
     );
     println!("|{}", " --- |".repeat(19));
     for step in report["steps"].as_array().unwrap() {
@@ -123,19 +125,24 @@ fn table(report: &Value) {
 }
 
 fn row(step: &Value) {
-    let at = |path: &str| step.pointer(path).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    let at = |path: &str| {
+        step.pointer(path)
+            .and_then(Value::as_f64)
+            .unwrap_or(f64::NAN)
+    };
     let stage = |name: &str, what: &str| {
         let stages = step["stages"].as_array().unwrap();
         let line = stages.iter().find(|line| line["stage"] == name);
-        line.and_then(|line| line[what].as_f64()).unwrap_or(f64::NAN)
+        line.and_then(|line| line[what].as_f64())
+            .unwrap_or(f64::NAN)
     };
     let gib = |path: &str| at(path) / f64::from(1 << 30);
     let mib = |path: &str| at(path) / f64::from(1 << 20);
     let moved = gib("/counts/read_bytes") + gib("/counts/written_bytes");
     let cpu = at("/server/cpu_us") / 1e6;
     println!(
-        "| {} | {} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {} | {} | {:.2} | {:.1} | {:.3} | \
-         {:.0} | {:.2} | {:.0} |",
+        "| {} | {} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {} | {} | {:.2} | \
+         {:.1} | {:.3} | {:.0} | {:.2} | {:.0} |",
         at("/nodes"),
         at("/done"),
         at("/seconds"),

@@ -69,19 +69,44 @@ fn twenty_nodes_boot_and_every_byte_is_looked_at() {
     let args = ["swarm", "run", "--trace", &trace, "--no-think"];
     let more = ["--steps", "5,20", "--json", &files[0], "--plot", &files[1]];
     let text = head.good(&[&args[..], &more].concat());
-    assert!(text.contains("os session") && text.contains("time per node"), "{text}");
+    assert!(
+        text.contains("os session") && text.contains("time per node"),
+        "{text}"
+    );
     let report = json(&head, "storm.json");
     let sum = synthetic(&shape()).summary();
     for (step, nodes) in report["steps"].as_array().unwrap().iter().zip([5, 20]) {
-        assert_eq!((number(step, "/nodes"), number(step, "/done")), (nodes, nodes));
-        for none in ["bad_sectors", "errors", "unverified_bytes", "reconnects", "skipped"] {
-            assert_eq!(number(step, &format!("/counts/{none}")), 0, "{none}: {step:#}");
+        assert_eq!(
+            (number(step, "/nodes"), number(step, "/done")),
+            (nodes, nodes)
+        );
+        for none in [
+            "bad_sectors",
+            "errors",
+            "unverified_bytes",
+            "reconnects",
+            "skipped",
+        ] {
+            assert_eq!(
+                number(step, &format!("/counts/{none}")),
+                0,
+                "{none}: {step:#}"
+            );
         }
         let read = number(step, "/counts/read_bytes");
         assert_eq!(read, number(step, "/counts/verified_bytes"));
-        assert!(read >= nodes * (sum.read_bytes + sum.write_bytes_distinct), "{read}");
-        assert_eq!(number(step, "/counts/written_bytes"), nodes * sum.write_bytes);
-        assert_eq!(step["boots_ended_us"].as_array().unwrap().len() as u64, nodes);
+        assert!(
+            read >= nodes * (sum.read_bytes + sum.write_bytes_distinct),
+            "{read}"
+        );
+        assert_eq!(
+            number(step, "/counts/written_bytes"),
+            nodes * sum.write_bytes
+        );
+        assert_eq!(
+            step["boots_ended_us"].as_array().unwrap().len() as u64,
+            nodes
+        );
         assert!(number(step, "/server/resident_peak_bytes") > 1 << 20);
         let stages = step["stages"].as_array().unwrap();
         let flush = stages.iter().find(|line| line["stage"] == "flush").unwrap();
@@ -98,7 +123,13 @@ fn think_times_waves_and_nodesets_are_kept() {
     let (head, trace) = head(6);
     let file = head.path("storm.json").display().to_string();
     let base = ["swarm", "run", "--trace", &trace, "--json", &file];
-    head.good(&[&base[..], &["--nodes", "n[2-5]", "--wave", "2", "--speed", "2"]].concat());
+    head.good(
+        &[
+            &base[..],
+            &["--nodes", "n[2-5]", "--wave", "2", "--speed", "2"],
+        ]
+        .concat(),
+    );
     let report = json(&head, "storm.json");
     let step = &report["steps"][0];
     assert_eq!(number(step, "/done"), 4);
@@ -119,7 +150,15 @@ fn a_head_that_demands_secrets_gets_them() {
     for auth in ["chap", "mutual"] {
         let config = format!("[iscsi]\nlisten = [\"127.0.0.1:0\"]\nauth = \"{auth}\"\n");
         let (head, trace) = head_with(&config, 3, &shape());
-        head.good(&["swarm", "run", "--trace", &trace, "--no-think", "--nodes", "3"]);
+        head.good(&[
+            "swarm",
+            "run",
+            "--trace",
+            &trace,
+            "--no-think",
+            "--nodes",
+            "3",
+        ]);
     }
 }
 
@@ -130,13 +169,27 @@ fn a_flipped_byte_of_the_image_is_found_and_ends_with_code_1() {
     let first = reads.ops[0];
     let other = head.path("other.raw");
     std::fs::copy(head.path("golden.raw"), &other).unwrap();
-    let file = std::fs::File::options().read(true).write(true).open(&other).unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&other)
+        .unwrap();
     let mut byte = [0];
     let at = first.offset + 700;
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
     let other = other.display().to_string();
-    let args = ["swarm", "run", "--trace", &trace, "--no-think", "--nodes", "3", "--image", &other];
+    let args = [
+        "swarm",
+        "run",
+        "--trace",
+        &trace,
+        "--no-think",
+        "--nodes",
+        "3",
+        "--image",
+        &other,
+    ];
     let said = head.bad_words(&args, 1);
     let sector = at / 512 * 512;
     let words = format!("read wrong bytes at {sector} (1 sectors): expected the golden image");
@@ -162,7 +215,9 @@ fn nodes_go_on_when_the_head_is_killed_and_comes_back() {
     let file = head.path("storm.json").display().to_string();
     let mut storm = head
         .command()
-        .args(["swarm", "run", "--trace", &trace, "--nodes", "8", "--json", &file])
+        .args([
+            "swarm", "run", "--trace", &trace, "--nodes", "8", "--json", &file,
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -188,12 +243,24 @@ fn nodes_go_on_when_the_head_is_killed_and_comes_back() {
 #[test]
 fn a_read_only_storm_leaves_layers_empty() {
     let (head, trace) = head(2);
-    let base = ["swarm", "run", "--trace", &trace, "--no-think", "--nodes", "2"];
+    let base = [
+        "swarm",
+        "run",
+        "--trace",
+        &trace,
+        "--no-think",
+        "--nodes",
+        "2",
+    ];
     let output = head.cli(&[&base[..], &["--read-only"]].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.contains("56 commands"), "{said}");
+    assert!(
+        output.status.success() && said.contains("56 commands"),
+        "{said}"
+    );
     let held = |head: &TestHead| -> u64 {
-        let layers: Value = serde_json::from_str(&head.good(&["layer", "ls", "-o", "json"])).unwrap();
+        let layers: Value =
+            serde_json::from_str(&head.good(&["layer", "ls", "-o", "json"])).unwrap();
         let all = layers.as_array().unwrap().iter();
         all.map(|layer| number(layer, "/data_bytes")).sum()
     };
@@ -213,7 +280,9 @@ fn ctrl_c_ends_in_order_with_what_there_is() {
     let file = head.path("storm.json").display().to_string();
     let mut storm = head
         .command()
-        .args(["swarm", "run", "--trace", &trace, "--nodes", "2", "--json", &file])
+        .args([
+            "swarm", "run", "--trace", &trace, "--nodes", "2", "--json", &file,
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -221,7 +290,13 @@ fn ctrl_c_ends_in_order_with_what_there_is() {
     let mut lines = BufReader::new(storm.stderr.take().unwrap()).lines();
     lines.next().unwrap().unwrap();
     let pid = storm.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     assert_eq!(storm.wait().unwrap().code(), Some(3), "{rest:#?}");
     let report = json(&head, "storm.json");
@@ -234,7 +309,10 @@ fn ctrl_c_ends_in_order_with_what_there_is() {
 fn what_cannot_be_is_refused_with_one_line() {
     let (mut head, trace) = head(2);
     let run = |more: &[&str], code: i32, words: &str| {
-        let said = head.bad(&[&["swarm", "run", "--trace", &trace][..], more].concat(), code);
+        let said = head.bad(
+            &[&["swarm", "run", "--trace", &trace][..], more].concat(),
+            code,
+        );
         assert!(said.contains(words), "{more:?}: {said}");
     };
     run(&["--nodes", "3"], 4, "only 2 of this head");
@@ -243,8 +321,17 @@ fn what_cannot_be_is_refused_with_one_line() {
     run(&["--nodes", "n[1-2]", "--steps", "1,3"], 2, "wants 3 nodes");
     run(&["--nodes", "2", "--speed", "0"], 2, "--speed");
     run(&["--nodes", "99999"], 2, "at most 20000 nodes");
-    let shared = ["--target", "127.0.0.1:9", "--target-name", "iqn.2026-11.test:all"];
-    run(&[&shared[..], &["--nodes", "2"]].concat(), 2, "needs {node} or {n}");
+    let shared = [
+        "--target",
+        "127.0.0.1:9",
+        "--target-name",
+        "iqn.2026-11.test:all",
+    ];
+    run(
+        &[&shared[..], &["--nodes", "2"]].concat(),
+        2,
+        "needs {node} or {n}",
+    );
     run(&[&shared[..], &["--nodes", "1"]].concat(), 2, "--image");
     head.good(&["node", "set", "n2", "--mode", "persistent"]);
     run(&["--nodes", "n[1-2]"], 4, "n2 is persistent");
@@ -258,7 +345,10 @@ fn what_cannot_be_is_refused_with_one_line() {
     let beyond = beyond.display().to_string();
     let said = head.bad(&["swarm", "run", "--trace", &beyond, "--nodes", "1"], 2);
     assert!(said.contains("take the trace of such a disk"), "{said}");
-    let said = head.bad(&["swarm", "run", "--trace", "/nonexistent", "--nodes", "1"], 1);
+    let said = head.bad(
+        &["swarm", "run", "--trace", "/nonexistent", "--nodes", "1"],
+        1,
+    );
     assert!(said.contains("/nonexistent"), "{said}");
     head.stop();
     let said = head.bad(&["swarm", "run", "--trace", &trace, "--nodes", "1"], 1);
@@ -280,7 +370,13 @@ impl Tgt {
         };
         let dir = tempfile::tempdir().unwrap();
         let child = Command::new("tgtd")
-            .args(["-f", "-C", "7", "--iscsi", &format!("portal=127.0.0.1:{port}")])
+            .args([
+                "-f",
+                "-C",
+                "7",
+                "--iscsi",
+                &format!("portal=127.0.0.1:{port}"),
+            ])
             .env("TGT_IPC_SOCKET", dir.path().join("ipc"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -297,8 +393,12 @@ impl Tgt {
             std::fs::copy(golden, &disk).unwrap();
             let disk = disk.display();
             let tid = format!("--tid {n}");
-            assert!(tgt.admin(&format!("--op new --mode target {tid} -T iqn.2026-11.test:{n}")));
-            assert!(tgt.admin(&format!("--op new --mode logicalunit {tid} --lun 1 -b {disk}")));
+            assert!(tgt.admin(&format!(
+                "--op new --mode target {tid} -T iqn.2026-11.test:{n}"
+            )));
+            assert!(tgt.admin(&format!(
+                "--op new --mode logicalunit {tid} --lun 1 -b {disk}"
+            )));
             assert!(tgt.admin(&format!("--op bind --mode target {tid} -I ALL")));
         }
         tgt
@@ -335,19 +435,45 @@ fn another_target_is_rehearsed_the_same_way() {
     let tgt = Tgt::start(&golden, 4);
     let target = format!("127.0.0.1:{}", tgt.port);
     let (trace, image) = (trace.display().to_string(), golden.display().to_string());
-    let (file, pid) = (head.path("storm.json").display().to_string(), tgt.child.id().to_string());
+    let (file, pid) = (
+        head.path("storm.json").display().to_string(),
+        tgt.child.id().to_string(),
+    );
     let args = [
-        "swarm", "run", "--trace", &trace, "--no-think", "--nodes", "4", "--target", &target, "--target-name",
-        "iqn.2026-11.test:{n}", "--lun", "1", "--image", &image, "--json", &file, "--server-pid", &pid,
+        "swarm",
+        "run",
+        "--trace",
+        &trace,
+        "--no-think",
+        "--nodes",
+        "4",
+        "--target",
+        &target,
+        "--target-name",
+        "iqn.2026-11.test:{n}",
+        "--lun",
+        "1",
+        "--image",
+        &image,
+        "--json",
+        &file,
+        "--server-pid",
+        &pid,
     ];
     head.good(&args);
     let report = json(&head, "storm.json");
     let step = &report["steps"][0];
-    assert_eq!((number(step, "/done"), number(step, "/counts/bad_sectors")), (4, 0));
+    assert_eq!(
+        (number(step, "/done"), number(step, "/counts/bad_sectors")),
+        (4, 0)
+    );
     assert_eq!(number(step, "/counts/unverified_bytes"), 0);
     assert!(number(step, "/server/cpu_us") > 0);
     // The disks are written now: another storm over them finds the writes of the first, and says so.
     let said = head.bad_words(&args, 1);
-    assert!(said.contains("expected the golden image, found write"), "{said}");
+    assert!(
+        said.contains("expected the golden image, found write"),
+        "{said}"
+    );
     assert!(said.contains("of another run"), "{said}");
 }

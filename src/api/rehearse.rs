@@ -130,9 +130,7 @@ async fn read(
 ) -> Result<Response, ApiError> {
     let Json(ask) = ask?;
     let id = ask.id;
-    let image = app
-        .blocking(move |app| app.head.image_reader(id))
-        .await?;
+    let image = app.blocking(move |app| app.head.image_reader(id)).await?;
     let mut last = 0;
     for (start, end) in &ask.ranges {
         if start > end || *start < last || *end > image.size() {
@@ -161,7 +159,8 @@ async fn read(
             }
         }
     });
-    let stream = futures_util::StreamExt::map(ReceiverStream::new(receiver), Ok::<_, std::io::Error>);
+    let stream =
+        futures_util::StreamExt::map(ReceiverStream::new(receiver), Ok::<_, std::io::Error>);
     let body = Body::from_stream(stream);
     Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }

@@ -34,7 +34,10 @@ pub(super) fn foreign(
 ) -> anyhow::Result<Storm> {
     let names: Vec<String> = match (wanted, &args.nodes) {
         (Some(count), _) => (1..=count).map(|n| format!("node{n}")).collect(),
-        (None, Some(set)) => NodeSet::parse(set)?.iter().map(ToString::to_string).collect(),
+        (None, Some(set)) => NodeSet::parse(set)?
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         (None, None) => return Err(usage("how many nodes? --nodes N, or --steps")),
     };
     let template = args.target_name.as_deref().unwrap_or_default();
@@ -132,12 +135,12 @@ fn why_not(node: &RehearsalNode, writes: bool, compares: bool) -> Option<&'stati
         () if node.open => {
             Some("has its disk open: a rehearsal would take it away; choose nodes that are off")
         }
-        () if node.mode == LayerMode::Persistent && writes => {
-            Some("is persistent: a rehearsal would write to its disk; choose ephemeral nodes, or give --read-only")
-        }
-        () if node.mode == LayerMode::Persistent && compares => {
-            Some("is persistent: its disk may differ from its image; choose ephemeral nodes, or --verify none")
-        }
+        () if node.mode == LayerMode::Persistent && writes => Some(
+            "is persistent: a rehearsal would write to its disk; choose ephemeral nodes, or give --read-only",
+        ),
+        () if node.mode == LayerMode::Persistent && compares => Some(
+            "is persistent: its disk may differ from its image; choose ephemeral nodes, or --verify none",
+        ),
         () => None,
     }
 }
@@ -149,7 +152,10 @@ async fn image(
     args: &Args,
     plan: &Plan,
 ) -> anyhow::Result<Option<Vec<u8>>> {
-    let images: Vec<_> = nodes.iter().filter_map(|node| node.image.as_ref()).collect();
+    let images: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| node.image.as_ref())
+        .collect();
     let (Some(first), Some(node)) = (images.first(), nodes.first()) else {
         return Err(usage("no nodes are named"));
     };
@@ -175,7 +181,9 @@ async fn image(
         ranges: plan.read_ranges(),
     };
     let bytes = door.bytes("/v1/images/read", &ask).await;
-    bytes.with_context(|| format!("reading image {}", first.0)).map(Some)
+    bytes
+        .with_context(|| format!("reading image {}", first.0))
+        .map(Some)
 }
 
 fn reachable(portal: SocketAddr) -> SocketAddr {

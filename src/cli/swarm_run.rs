@@ -17,8 +17,8 @@ use super::{Exit, progress, swarm_told};
 use crate::config::Settings;
 use crate::limits::{SWARM_NODES_MAX, SWARM_THREADS_MAX};
 use crate::swarm::{
-    Golden, Live, Pace, Plan, Process, Progress, Report, Start, Step, Used, Verify, World, run as storm,
-    storm_svg,
+    Golden, Live, Pace, Plan, Process, Progress, Report, Start, Step, Used, Verify, World,
+    run as storm, storm_svg,
 };
 use crate::trace::Trace;
 use crate::units::HumanBytes;
@@ -58,7 +58,12 @@ pub(super) struct Args {
     #[arg(long)]
     no_think: bool,
     /// Nodes think so many times faster
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, conflicts_with = "no_think")]
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        default_value_t = 1.0,
+        conflicts_with = "no_think"
+    )]
     speed: f64,
     /// Nodes begin evenly over this time, like 30s, 5m [default: all at once]
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "wave")]
@@ -200,10 +205,15 @@ fn counts(args: &Args, there: usize) -> anyhow::Result<Vec<usize>> {
     if args.steps.is_empty() {
         return Ok(vec![there]);
     }
-    let counts = args.steps.iter().map(|n| usize::try_from(*n).unwrap_or(usize::MAX));
+    let counts = args
+        .steps
+        .iter()
+        .map(|n| usize::try_from(*n).unwrap_or(usize::MAX));
     let counts: Vec<usize> = counts.collect();
     match counts.iter().find(|count| **count > there) {
-        Some(count) => Err(usage(&format!("--steps wants {count} nodes, but there are {there}"))),
+        Some(count) => Err(usage(&format!(
+            "--steps wants {count} nodes, but there are {there}"
+        ))),
         None => Ok(counts),
     }
 }
@@ -233,7 +243,10 @@ fn golden(args: &Args, plan: &Plan, found: &Storm) -> anyhow::Result<Option<Gold
     };
     let told = path.display();
     let file = File::open(path).with_context(|| format!("image {told}"))?;
-    let size = file.metadata().with_context(|| format!("image {told}"))?.len();
+    let size = file
+        .metadata()
+        .with_context(|| format!("image {told}"))?
+        .len();
     let reach = ranges.last().map_or(0, |(_, end)| *end);
     if size < reach {
         return Err(usage(&format!(
@@ -241,7 +254,8 @@ fn golden(args: &Args, plan: &Plan, found: &Storm) -> anyhow::Result<Option<Gold
         )));
     }
     let read = |offset: u64, out: &mut [u8]| -> anyhow::Result<()> {
-        file.read_exact_at(out, offset).with_context(|| format!("image {told}"))
+        file.read_exact_at(out, offset)
+            .with_context(|| format!("image {told}"))
     };
     Golden::load(&ranges, read).map(Some)
 }

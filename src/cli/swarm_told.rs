@@ -10,14 +10,31 @@ use crate::units::HumanBytes;
 pub(super) fn print(report: &Report) {
     print_table(
         &[
-            "nodes", "booted", "time", "per node", "read", "compared", "commands/s", "read p50", "read p99",
-            "errors", "wrong", "reconnects", "swarm cpu", "swarm memory", "server cpu", "cpu/boot", "cpu/GiB",
+            "nodes",
+            "booted",
+            "time",
+            "per node",
+            "read",
+            "compared",
+            "commands/s",
+            "read p50",
+            "read p99",
+            "errors",
+            "wrong",
+            "reconnects",
+            "swarm cpu",
+            "swarm memory",
+            "server cpu",
+            "cpu/boot",
+            "cpu/GiB",
             "server memory",
         ],
         report.steps.iter().map(step_row),
     );
     if let Some(slope) = report.slope_percent {
-        print_text(&format!("\ntime per node from the smallest to the largest storm: {slope:+.1} %\n"));
+        print_text(&format!(
+            "\ntime per node from the smallest to the largest storm: {slope:+.1} %\n"
+        ));
     }
     let Some(last) = report.steps.last() else {
         return;
@@ -122,11 +139,21 @@ fn faults(step: &Step) {
     }
     let failed = step.nodes - step.done;
     if failed > 0 {
-        let names = step.faulty.iter().filter_map(|node| NodeName::parse(&node.node).ok());
+        let names = step
+            .faulty
+            .iter()
+            .filter_map(|node| NodeName::parse(&node.node).ok());
         let names: NodeSet = names.collect();
         let more = failed.saturating_sub(step.faulty.len());
-        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
-        say(&format!("of {} nodes {failed} had faults: {names}{rest}", step.nodes));
+        let rest = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        say(&format!(
+            "of {} nodes {failed} had faults: {names}{rest}",
+            step.nodes
+        ));
     }
 }
 
@@ -136,6 +163,9 @@ mod test {
 
     #[test]
     fn times_have_the_unit_that_fits() {
-        assert_eq!([time(999), time(1500), time(2_000_000)], ["999 us", "1.5 ms", "2.00 s"]);
+        assert_eq!(
+            [time(999), time(1500), time(2_000_000)],
+            ["999 us", "1.5 ms", "2.00 s"]
+        );
     }
 }

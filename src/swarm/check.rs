@@ -166,7 +166,8 @@ impl Known<'_> {
 
     /// Whose bytes these are: by their head, by the image, or by trying every node's writes of this place.
     fn whose(&self, at: u64, piece: &[u8]) -> String {
-        if let Some((author, sector)) = data::author_of(piece).filter(|_| at.is_multiple_of(SECTOR)) {
+        if let Some((author, sector)) = data::author_of(piece).filter(|_| at.is_multiple_of(SECTOR))
+        {
             let (node, generation) = (author.node, author.generation);
             let who = match self.names.name(node) {
                 _ if author.seed != self.seed => format!("node {node} of another run"),
@@ -178,8 +179,13 @@ impl Known<'_> {
                 there if there == at => String::new(),
                 there => format!(" for {there}"),
             };
-            let whole = author.seed == self.seed && self.wrote(node, generation, sector * SECTOR, piece);
-            let damage = if whole || author.seed != self.seed { "" } else { ", damaged" };
+            let whole =
+                author.seed == self.seed && self.wrote(node, generation, sector * SECTOR, piece);
+            let damage = if whole || author.seed != self.seed {
+                ""
+            } else {
+                ", damaged"
+            };
             return format!("write {generation} of {who}{place}{damage}");
         }
         if piece.iter().all(|b| *b == 0) {
@@ -282,7 +288,10 @@ mod test {
             (1024, own.into(), "write 8 of node c".into())
         );
         assert_eq!(find(&bytes(1, 3, 1024, 512)).2, "write 3 of itself");
-        assert_eq!(find(&bytes(0, 8, 1536, 512)).2, "write 8 of node a for 1536");
+        assert_eq!(
+            find(&bytes(0, 8, 1536, 512)).2,
+            "write 8 of node a for 1536"
+        );
         assert_eq!(find(&[0x47; 512]).2, "the golden image");
         assert_eq!(find(&[0; 512]).2, "zeros");
         assert_eq!(find(&[9; 512]).2, "bytes that nobody wrote");

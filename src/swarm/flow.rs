@@ -39,7 +39,8 @@ impl Flow {
             && let Some(op) = plan.ops.get(self.next as usize)
             && op.before <= self.front
         {
-            self.ready.push_back((now.saturating_add(op.think_us), self.next));
+            self.ready
+                .push_back((now.saturating_add(op.think_us), self.next));
             self.next += 1;
         }
     }
@@ -129,13 +130,19 @@ mod test {
         let plan = plan(&[(0, 10), (5, 10), (20, 5), (30, 9), (31, 9)], false);
         let mut flow = Flow::default();
         flow.begin(&plan, 0);
-        assert_eq!((flow.take(0), flow.take(0), flow.take(0)), (Some(0), Some(1), None));
+        assert_eq!(
+            (flow.take(0), flow.take(0), flow.take(0)),
+            (Some(0), Some(1), None)
+        );
         flow.ended(1, &plan, 7);
         assert_eq!(flow.take(7), None, "the first has not ended");
         flow.ended(0, &plan, 9);
         assert_eq!((flow.take(9), flow.take(9)), (Some(2), None));
         flow.ended(2, &plan, 11);
-        assert_eq!((flow.take(11), flow.take(11), flow.take(11)), (Some(3), Some(4), None));
+        assert_eq!(
+            (flow.take(11), flow.take(11), flow.take(11)),
+            (Some(3), Some(4), None)
+        );
         assert!(!flow.is_over(&plan));
         flow.ended(4, &plan, 12);
         flow.ended(3, &plan, 12);
@@ -173,7 +180,8 @@ mod test {
                     prop_assert_eq!(op as usize, started);
                     started += 1;
                     for (other, done) in ended.iter().enumerate() {
-                        let was_over = other < op as usize && times[other].0 + u64::from(times[other].1) <= times[op as usize].0;
+                        let end = times[other].0 + u64::from(times[other].1);
+                        let was_over = other < op as usize && end <= times[op as usize].0;
                         prop_assert!(!was_over || *done);
                     }
                     running.push(op);

@@ -155,7 +155,10 @@ mod test {
         let mut ledger = Ledger::default();
         let before = ledger.now();
         ledger.begin(1, Change::Data, 0, 512);
-        assert_eq!(states(&ledger, 0, ledger.now()), [State::Golden, State::Own(1)]);
+        assert_eq!(
+            states(&ledger, 0, ledger.now()),
+            [State::Golden, State::Own(1)]
+        );
         ledger.end(1);
         assert_eq!(states(&ledger, 0, ledger.now()), [State::Own(1)]);
         assert_eq!(states(&ledger, 0, before), [State::Golden, State::Own(1)]);

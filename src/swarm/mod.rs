@@ -38,8 +38,10 @@ mod runner;
 mod synth;
 mod tally;
 
+pub use check::Mismatch;
 pub use error::{Error, ErrorKind};
 pub use golden::Golden;
+pub use histogram::Percentiles;
 pub use node::{Identity, Verify, World};
 pub use plan::{Pace, Plan, Who};
 pub use plot::storm_svg;
@@ -47,8 +49,6 @@ pub use process::{Process, Usage};
 pub use report::{NodeReport, Report, StageLine, Step, Used, seconds, slope_percent};
 pub use runner::{Live, Progress, Start, run};
 pub use synth::{Shape, synthetic};
-pub use check::Mismatch;
-pub use histogram::Percentiles;
 pub use tally::{Counts, Stage};
 
 #[cfg(test)]

@@ -317,7 +317,13 @@ impl Node {
     }
 
     /// The connection stands.
-    pub(super) fn connected(&mut self, world: &World, tally: &mut Tally, now: u64, out: &mut Vec<u8>) {
+    pub(super) fn connected(
+        &mut self,
+        world: &World,
+        tally: &mut Tally,
+        now: u64,
+        out: &mut Vec<u8>,
+    ) {
         let life = &mut self.life;
         if life.phase != Phase::Connecting {
             return;
@@ -328,7 +334,8 @@ impl Node {
         let who = world.plan.sessions.get(life.flow.session());
         let who = who.map_or(Who::Linux, |session| session.who);
         if let Some(node) = world.nodes.get(life.id as usize) {
-            self.link.log_in(offer(node, who, life.id, world.seed ^ now), out);
+            self.link
+                .log_in(offer(node, who, life.id, world.seed ^ now), out);
         }
     }
 
@@ -361,7 +368,9 @@ impl Node {
     fn wire_error(&mut self, error: &WireError, tally: &mut Tally, now: u64) {
         match error.kind() {
             // Class 3 is the target's own trouble: it may pass. All else stays as it is.
-            ErrorKind::Refused(status) if status >> 8 != 3 => self.fail(&error.to_string(), tally, now),
+            ErrorKind::Refused(status) if status >> 8 != 3 => {
+                self.fail(&error.to_string(), tally, now)
+            }
             ErrorKind::Untrusted => self.fail(&error.to_string(), tally, now),
             _ => self.lost(&error.to_string(), tally, now),
         }
@@ -376,7 +385,10 @@ impl Node {
                 self.link.off();
                 life.enter(Phase::Waiting { until: now }, now);
             }
-            Err(_) => life.give_up(&format!("the login was sent to `{address}`, which is no address"), now),
+            Err(_) => life.give_up(
+                &format!("the login was sent to `{address}`, which is no address"),
+                now,
+            ),
         }
     }
 
@@ -401,7 +413,14 @@ impl Node {
             life.flow.begin(&world.plan, now);
         }
         let back = !life.back.is_empty();
-        life.enter(if back { Phase::ReadingBack } else { Phase::Running }, now);
+        life.enter(
+            if back {
+                Phase::ReadingBack
+            } else {
+                Phase::Running
+            },
+            now,
+        );
     }
 
     /// Sends what may be sent now, and goes on to the next session or stage where one is over.
@@ -434,7 +453,11 @@ impl Node {
         let took = now.saturating_sub(life.session_began);
         let empty = session.is_some_and(|session| session.first == session.end);
         if !empty {
-            let stage = if firmware { Stage::FirmwareSession } else { Stage::OsSession };
+            let stage = if firmware {
+                Stage::FirmwareSession
+            } else {
+                Stage::OsSession
+            };
             tally.time(stage, took);
         }
         life.report.sessions_us.push(took);
@@ -496,7 +519,11 @@ impl Node {
             Phase::LoggingOut => {
                 let last = life.report.boot_us.is_some();
                 life.report.done = last && life.report.reason.is_none();
-                let next = if last { Phase::Over } else { Phase::Waiting { until: now } };
+                let next = if last {
+                    Phase::Over
+                } else {
+                    Phase::Waiting { until: now }
+                };
                 return life.enter(next, now);
             }
             _ => {}
@@ -532,7 +559,11 @@ impl Node {
             Phase::Connecting | Phase::LoggingIn | Phase::Probing(_) | Phase::LoggingOut
                 if late(life.since, SWARM_LOGIN_WAIT) =>
             {
-                format!("no answer within {} s while {}", SWARM_LOGIN_WAIT.as_secs(), life.doing())
+                format!(
+                    "no answer within {} s while {}",
+                    SWARM_LOGIN_WAIT.as_secs(),
+                    life.doing()
+                )
             }
             Phase::Running | Phase::ReadingBack => {
                 let oldest = life.flights.iter().flatten().min_by_key(|f| f.sent_at);
@@ -540,7 +571,10 @@ impl Node {
                     return;
                 };
                 let what = life.words(flight.job, world);
-                format!("{what} was not answered within {} s", world.answer_wait.as_secs())
+                format!(
+                    "{what} was not answered within {} s",
+                    world.answer_wait.as_secs()
+                )
             }
             _ => return,
         };
@@ -637,7 +671,9 @@ fn offer(node: &Identity, who: Who, id: u32, entropy: u64) -> Offer {
     let mut fresh = [0; 33];
     let mut state = entropy ^ u64::from(id) << 32;
     for byte in &mut fresh {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         *byte = state.to_be_bytes()[0];
     }
     Offer {

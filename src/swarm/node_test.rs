@@ -320,7 +320,8 @@ impl Play {
                 Action::Connect(_) => {
                     self.target.connect();
                     out.clear();
-                    self.node.connected(world, &mut self.tally, self.now, &mut out);
+                    self.node
+                        .connected(world, &mut self.tally, self.now, &mut out);
                 }
                 Action::Close => out.clear(),
                 Action::Nothing => self.node.drive(world, &mut self.tally, self.now, &mut out),
@@ -334,7 +335,8 @@ impl Play {
             let said = self.target.hear(&out);
             out.clear();
             for piece in said.chunks(cut) {
-                self.node.hear(piece, world, &mut self.tally, self.now, &mut out);
+                self.node
+                    .hear(piece, world, &mut self.tally, self.now, &mut out);
             }
             if self.target.broken {
                 out.clear();
@@ -366,7 +368,11 @@ fn a_node_boots_reads_back_and_leaves_whatever_the_cuts() {
         let report = play.node.report();
         assert!(report.done, "{report:?}");
         let counts = &play.tally.counts;
-        assert_eq!(counts.bad_sectors + counts.errors + counts.retries, 0, "{counts:?}");
+        assert_eq!(
+            counts.bad_sectors + counts.errors + counts.retries,
+            0,
+            "{counts:?}"
+        );
         assert_eq!(counts.read_bytes, counts.verified_bytes);
         assert!(counts.written_bytes > 300_000);
         let sum = trace.summary();
@@ -390,7 +396,10 @@ fn think_time_is_kept() {
     let boot = with.node.report().boot_us.unwrap();
     let recorded = last - trace.sessions[0].login_at_us;
     // The model answers at once, so what is left is think time.
-    assert!(boot + busy + 100_000 >= recorded, "{boot} us, {recorded} recorded, {busy} busy");
+    assert!(
+        boot + busy + 100_000 >= recorded,
+        "{boot} us, {recorded} recorded, {busy} busy"
+    );
     assert!(boot <= recorded + 100_000, "{boot} us, {recorded} recorded");
     let without = play(&world(&trace, false), []);
     assert!(without.node.report().boot_us.unwrap() < recorded / 10);
@@ -400,7 +409,11 @@ fn think_time_is_kept() {
 fn another_nodes_bytes_a_lost_write_and_a_flipped_bit_are_told_apart() {
     let trace = boot();
     let world = world(&trace, false);
-    let write = trace.ops.iter().position(|op| op.kind == OpKind::Write).unwrap();
+    let write = trace
+        .ops
+        .iter()
+        .position(|op| op.kind == OpKind::Write)
+        .unwrap();
     let author = Author {
         seed: world.seed,
         node: 2,
@@ -429,7 +442,11 @@ fn another_nodes_bytes_a_lost_write_and_a_flipped_bit_are_told_apart() {
         (lied.tally.counts.bad_sectors > 0).then_some(lied)
     });
     let lied = commands.unwrap();
-    assert!(lied.tally.mismatches[0].expected.starts_with("its own write"));
+    assert!(
+        lied.tally.mismatches[0]
+            .expected
+            .starts_with("its own write")
+    );
 }
 
 #[test]
@@ -446,11 +463,21 @@ fn what_passes_is_sent_again_and_what_stays_is_an_error() {
     assert_eq!(passing.tally.counts.retries, 4);
     let staying = play(&world, [(30, Fault::Status(2, 3, 0x11))]);
     assert!(!staying.node.report().done);
-    assert!(staying.reason().contains("CHECK CONDITION, medium error, 11/00"), "{}", staying.reason());
+    assert!(
+        staying
+            .reason()
+            .contains("CHECK CONDITION, medium error, 11/00"),
+        "{}",
+        staying.reason()
+    );
     assert_eq!(staying.tally.counts.errors, 1);
     assert!(staying.node.report().boot_us.is_some(), "it goes on");
     let always = play(&world, (10..400).map(|n| (n, Fault::Status(2, 6, 0x29))));
-    assert!(always.reason().contains("unit attention"), "{}", always.reason());
+    assert!(
+        always.reason().contains("unit attention"),
+        "{}",
+        always.reason()
+    );
 }
 
 #[test]
@@ -472,9 +499,18 @@ fn a_target_that_stays_away_is_given_up_with_the_reason() {
     let mut away = Play::new(&world);
     away.reachable = false;
     away.run(&world, 1000);
-    assert!(away.reason().starts_with("nobody listens; 64 further connections"), "{}", away.reason());
+    assert!(
+        away.reason()
+            .starts_with("nobody listens; 64 further connections"),
+        "{}",
+        away.reason()
+    );
     // About a minute.
-    assert!((40_000_000..120_000_000).contains(&away.now), "{}", away.now);
+    assert!(
+        (40_000_000..120_000_000).contains(&away.now),
+        "{}",
+        away.now
+    );
 }
 
 #[test]
@@ -510,12 +546,22 @@ fn a_read_only_node_changes_nothing() {
     assert!(quiet.node.report().done, "{}", quiet.reason());
     let counts = &quiet.tally.counts;
     assert_eq!((counts.written_bytes, counts.skipped), (0, 15));
-    assert!(quiet.target.disk.iter().enumerate().all(|(at, b)| *b == golden_byte(at)));
+    assert!(
+        quiet
+            .target
+            .disk
+            .iter()
+            .enumerate()
+            .all(|(at, b)| *b == golden_byte(at))
+    );
     world.read_only = false;
     world.verify = Verify::None;
     let blind = play(&world, []);
     assert_eq!(blind.tally.counts.verified_bytes, 0);
-    assert_eq!(blind.tally.counts.unverified_bytes, blind.tally.counts.read_bytes);
+    assert_eq!(
+        blind.tally.counts.unverified_bytes,
+        blind.tally.counts.read_bytes
+    );
 }
 
 #[test]
@@ -524,7 +570,11 @@ fn a_disk_that_is_too_small_is_told_before_anything_is_read() {
     let mut small = Play::new(&world);
     small.target.disk.truncate(1 << 20);
     small.run(&world, 1000);
-    assert!(small.reason().contains("but the disk has 1048576"), "{}", small.reason());
+    assert!(
+        small.reason().contains("but the disk has 1048576"),
+        "{}",
+        small.reason()
+    );
     assert_eq!(small.tally.counts.read_bytes, 0);
 }
 

@@ -224,7 +224,11 @@ impl Plan {
 fn checked_end(trace: &Trace, op: &Op) -> Result<u64, Error> {
     let at = op.at_us;
     let what = op.kind.word();
-    let wrong = |why: String| Err(Error::invalid(format!("the {what} at {at} us of the trace {why}")));
+    let wrong = |why: String| {
+        Err(Error::invalid(format!(
+            "the {what} at {at} us of the trace {why}"
+        )))
+    };
     let end = op.offset.checked_add(op.len.into());
     let Some(end) = end.filter(|end| *end <= trace.disk_bytes) else {
         let (len, offset, disk) = (op.len, op.offset, trace.disk_bytes);
@@ -314,7 +318,11 @@ mod test {
 
     #[test]
     fn think_times_shrink_with_speed_and_vanish_without() {
-        let trace = trace(vec![op(0, 300, 100, 0), op(0, 1000, 50, 512), op(1, 6000, 1, 0)]);
+        let trace = trace(vec![
+            op(0, 300, 100, 0),
+            op(0, 1000, 50, 512),
+            op(1, 6000, 1, 0),
+        ]);
         let thinks = |pace| -> Vec<u64> {
             let plan = Plan::new(&trace, pace).unwrap();
             plan.ops.iter().map(|op| op.think_us).collect()

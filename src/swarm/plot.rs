@@ -71,10 +71,26 @@ impl Panel {
             text(out, (x(mark), bottom + 16.0), "middle", 11, &label(mark));
         }
         for mark in marks(y_max, y_step) {
-            line(out, (self.left, y(mark)), (self.left + WIDTH, y(mark)), "#ddd");
-            text(out, (self.left - 6.0, y(mark) + 4.0), "end", 11, &label(mark));
+            line(
+                out,
+                (self.left, y(mark)),
+                (self.left + WIDTH, y(mark)),
+                "#ddd",
+            );
+            text(
+                out,
+                (self.left - 6.0, y(mark) + 4.0),
+                "end",
+                11,
+                &label(mark),
+            );
         }
-        line(out, (self.left, bottom), (self.left + WIDTH, bottom), "#333");
+        line(
+            out,
+            (self.left, bottom),
+            (self.left + WIDTH, bottom),
+            "#333",
+        );
         line(out, (self.left, TOP), (self.left, bottom), "#333");
         let middle = self.left + WIDTH / 2.0;
         text(out, (middle, bottom + 34.0), "middle", 12, self.x_label);
@@ -92,7 +108,10 @@ impl Panel {
         if self.dots {
             for p in &self.points {
                 let (x, y) = (x(p.0), y(p.1));
-                let _ = writeln!(out, r##"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="#1f5fa8"/>"##);
+                let _ = writeln!(
+                    out,
+                    r##"<circle cx="{x:.1}" cy="{y:.1}" r="3.5" fill="#1f5fa8"/>"##
+                );
             }
         }
     }
@@ -140,7 +159,10 @@ pub fn storm_svg(report: &Report) -> String {
         .steps
         .iter()
         .map(|step| (float(step.nodes), step.seconds_per_node));
-    let ended = report.steps.last().map(|step| step.boots_ended_us.as_slice());
+    let ended = report
+        .steps
+        .last()
+        .map(|step| step.boots_ended_us.as_slice());
     let ended = ended.unwrap_or_default();
     let boots = (1..).zip(ended).map(|(n, at)| (seconds(*at), float(n)));
     let panels = [
@@ -190,10 +212,16 @@ mod test {
     /// Elements open and close in their order, attributes are quoted, text is escaped. What XML 1.0 asks of a
     /// document without DTD, as far as this writer could break it.
     fn check(text: &str) {
-        let mut rest = text.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>").unwrap();
+        let mut rest = text
+            .strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>")
+            .unwrap();
         let (mut open, mut roots) = (Vec::new(), 0);
         while let Some(at) = rest.find('<') {
-            assert!(!rest[..at].contains('>') && entities(&rest[..at]), "{}", &rest[..at]);
+            assert!(
+                !rest[..at].contains('>') && entities(&rest[..at]),
+                "{}",
+                &rest[..at]
+            );
             let end = at + rest[at..].find('>').unwrap();
             let tag = &rest[at + 1..end];
             rest = &rest[end + 1..];
@@ -224,7 +252,10 @@ mod test {
             let (key, after) = rest.trim_start().split_once("=\"").unwrap();
             let (value, after) = after.split_once('"').unwrap();
             assert!(!value.contains('<') && entities(value) && !seen.contains(&key));
-            assert!(!value.contains("NaN") && !value.contains("inf"), "{key}={value}");
+            assert!(
+                !value.contains("NaN") && !value.contains("inf"),
+                "{key}={value}"
+            );
             seen.push(key);
             rest = after;
         }
@@ -267,9 +298,18 @@ mod test {
 
     #[test]
     fn marks_are_easy_to_read() {
-        for (span, step) in [(1000.0, 200.0), (0.7, 0.2), (3.0, 1.0), (0.0, 1.0), (26.0, 10.0)] {
+        for (span, step) in [
+            (1000.0, 200.0),
+            (0.7, 0.2),
+            (3.0, 1.0),
+            (0.0, 1.0),
+            (26.0, 10.0),
+        ] {
             assert!((nice(span) - step).abs() < 1e-9, "{span}: {}", nice(span));
         }
-        assert_eq!((label(0.25), label(100.0), label(0.0)), ("0.25".into(), "100".into(), "0".into()));
+        assert_eq!(
+            (label(0.25), label(100.0), label(0.0)),
+            ("0.25".into(), "100".into(), "0".into())
+        );
     }
 }

@@ -45,10 +45,12 @@ impl Process {
     pub fn usage(&self) -> Result<Usage, Error> {
         let read = |name: &str| {
             let path = self.dir.join(name);
-            std::fs::read_to_string(&path).map_err(|e| Error::io(&format!("reading {}", path.display()), &e))
+            std::fs::read_to_string(&path)
+                .map_err(|e| Error::io(&format!("reading {}", path.display()), &e))
         };
-        let ticks = cpu_ticks(&read("stat")?)
-            .ok_or_else(|| Error::invalid(format!("{}/stat is not understood", self.dir.display())))?;
+        let ticks = cpu_ticks(&read("stat")?).ok_or_else(|| {
+            Error::invalid(format!("{}/stat is not understood", self.dir.display()))
+        })?;
         let status = read("status")?;
         let kib = |key: &str| field(&status, key).unwrap_or(0) << 10;
         let us = u128::from(ticks) * 1_000_000 / u128::from(self.ticks_per_second);
@@ -91,7 +93,10 @@ mod test {
         let stat = "42 (a) b ) S 1 2 3 4 5 6 7 8 9 10 70 7 0 0 20 0 1 0 5 6 7";
         assert_eq!(cpu_ticks(stat), Some(77));
         assert_eq!(cpu_ticks("42 (a"), None);
-        assert_eq!(field("VmPeak:\t 9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"), Some(12));
+        assert_eq!(
+            field("VmPeak:\t 9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"),
+            Some(12)
+        );
     }
 
     #[test]

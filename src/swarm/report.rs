@@ -135,7 +135,12 @@ pub struct Step {
 }
 
 impl Step {
-    pub(super) fn new(tally: Tally, nodes: Vec<NodeReport>, elapsed_us: u64, stopped: bool) -> Self {
+    pub(super) fn new(
+        tally: Tally,
+        nodes: Vec<NodeReport>,
+        elapsed_us: u64,
+        stopped: bool,
+    ) -> Self {
         let mut ended: Vec<u64> = nodes.iter().filter_map(|node| node.ended_us).collect();
         ended.sort_unstable();
         let last = match ended.last() {
@@ -166,7 +171,11 @@ impl Step {
             server: None,
             swarm: Used::default(),
             faulty: faulty.take(SWARM_NODES_TOLD).cloned().collect(),
-            slowest: slowest.into_iter().take(SWARM_NODES_TOLD).cloned().collect(),
+            slowest: slowest
+                .into_iter()
+                .take(SWARM_NODES_TOLD)
+                .cloned()
+                .collect(),
             mismatches: tally.mismatches,
             boots_ended_us: ended,
         }
@@ -187,13 +196,19 @@ impl Step {
 }
 
 /// Microseconds as seconds.
-#[expect(clippy::cast_precision_loss, reason = "for people; 2^53 us are 285 years")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "for people; 2^53 us are 285 years"
+)]
 #[must_use]
 pub fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-#[expect(clippy::cast_precision_loss, reason = "numbers of nodes and bytes, for people")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "numbers of nodes and bytes, for people"
+)]
 fn float(n: usize) -> f64 {
     n as f64
 }
@@ -262,8 +277,14 @@ mod test {
     #[test]
     fn a_flat_line_has_no_slope_and_a_doubling_is_a_hundred_percent() {
         let close = |a: Option<f64>, b: f64| (a.unwrap() - b).abs() < 1e-9;
-        assert!(close(slope_percent(&[(10.0, 0.1), (100.0, 0.1), (1000.0, 0.1)]), 0.0));
-        assert!(close(slope_percent(&[(0.0, 1.0), (5.0, 1.5), (10.0, 2.0)]), 100.0));
+        assert!(close(
+            slope_percent(&[(10.0, 0.1), (100.0, 0.1), (1000.0, 0.1)]),
+            0.0
+        ));
+        assert!(close(
+            slope_percent(&[(0.0, 1.0), (5.0, 1.5), (10.0, 2.0)]),
+            100.0
+        ));
         assert!(close(slope_percent(&[(10.0, 2.0), (0.0, 4.0)]), -50.0));
         assert_eq!(slope_percent(&[(10.0, 0.1)]), None);
         assert_eq!(slope_percent(&[(10.0, 0.1), (10.0, 0.2)]), None);

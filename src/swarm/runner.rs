@@ -124,7 +124,9 @@ pub fn run(world: &World, start: Start, threads: usize, live: &Live) -> Result<S
             .map(|thread| {
                 let name = format!("swarm-{thread}");
                 let work = move || begin(thread)?.run();
-                std::thread::Builder::new().name(name).spawn_scoped(scope, work)
+                std::thread::Builder::new()
+                    .name(name)
+                    .spawn_scoped(scope, work)
             })
             .collect();
         let joined = handles.into_iter().map(|handle| {
@@ -253,7 +255,11 @@ impl<'a> Thread<'a> {
         let mut swept = 0;
         while self.left > 0 && !self.live.is_stopped() {
             self.ring();
-            let wait = if self.fuller.is_empty() { SWARM_SWEEP } else { Duration::ZERO };
+            let wait = if self.fuller.is_empty() {
+                SWARM_SWEEP
+            } else {
+                Duration::ZERO
+            };
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(e) if e.kind() != io::ErrorKind::Interrupted => {
                     return Err(Error::io("waiting for sockets", &e));
@@ -294,7 +300,11 @@ impl<'a> Thread<'a> {
                 break;
             }
             self.alarms.pop();
-            let Some(seat) = self.seats.get_mut(at).filter(|seat| seat.alarm == Some(due)) else {
+            let Some(seat) = self
+                .seats
+                .get_mut(at)
+                .filter(|seat| seat.alarm == Some(due))
+            else {
                 continue;
             };
             seat.alarm = None;
@@ -383,7 +393,11 @@ impl<'a> Thread<'a> {
                 });
                 self.receive = buffer;
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(e) => {
                 let why = format!("the connection broke: {e}");
                 self.step(at, |node, _, tally, now, _| node.lost(&why, tally, now));
@@ -519,7 +533,11 @@ impl Seat {
         let mut stream = TcpStream::connect(to)?;
         // A failure here costs latency only.
         let _ = stream.set_nodelay(true);
-        registry.register(&mut stream, Token(at), Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(
+            &mut stream,
+            Token(at),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
         self.stream = Some(stream);
         self.opening = true;
         Ok(())

@@ -177,8 +177,16 @@ mod test {
         let sum = trace.summary();
         assert!(sum.reads >= 3024 && sum.reads < 3060, "{}", sum.reads);
         assert_eq!((sum.writes, sum.flushes), (97, 12));
-        assert!(sum.read_bytes.abs_diff(78_000_000) < 6_000_000, "{}", sum.read_bytes);
-        assert!(sum.write_bytes.abs_diff(2_700_000) < 600_000, "{}", sum.write_bytes);
+        assert!(
+            sum.read_bytes.abs_diff(78_000_000) < 6_000_000,
+            "{}",
+            sum.read_bytes
+        );
+        assert!(
+            sum.write_bytes.abs_diff(2_700_000) < 600_000,
+            "{}",
+            sum.write_bytes
+        );
         assert!(sum.depth_max >= 8, "{}", sum.depth_max);
         assert_eq!(Trace::read(&trace.write()).unwrap(), trace);
     }

@@ -68,7 +68,9 @@ impl Ear for Hearing<'_> {
         match self.fate(&flight, done) {
             Fate::Again(wait) => {
                 let due = self.now.saturating_add(wait);
-                self.life.again.push_back((due, flight.job, flight.tries + 1));
+                self.life
+                    .again
+                    .push_back((due, flight.job, flight.tries + 1));
             }
             Fate::Good => self.ended(&flight, true),
             Fate::Bad => {
@@ -86,7 +88,14 @@ impl Ear for Hearing<'_> {
 }
 
 impl Hearing<'_> {
-    fn verdict(&self, flight: &Flight, offset: u64, place: usize, at: u32, piece: &[u8]) -> Verdict {
+    fn verdict(
+        &self,
+        flight: &Flight,
+        offset: u64,
+        place: usize,
+        at: u32,
+        piece: &[u8],
+    ) -> Verdict {
         let known = Known {
             seed: self.world.seed,
             golden: self.world.golden.as_ref(),
@@ -110,7 +119,9 @@ impl Hearing<'_> {
         if let Some(Some(flight)) = self.life.flights.get_mut(usize::from(token)) {
             flight.wrong = true;
         }
-        report.reason.get_or_insert_with(|| "read wrong bytes".to_owned());
+        report
+            .reason
+            .get_or_insert_with(|| "read wrong bytes".to_owned());
         if let Some(wrong) = verdict.first {
             let mismatch = Mismatch {
                 node: report.node.clone(),
@@ -181,7 +192,10 @@ impl Hearing<'_> {
         let data = std::mem::take(&mut self.life.small);
         if let Fate::Again(wait) = self.fate(&flight, done) {
             let due = self.now.saturating_add(wait);
-            return self.life.again.push_front((due, flight.job, flight.tries + 1));
+            return self
+                .life
+                .again
+                .push_front((due, flight.job, flight.tries + 1));
         }
         let good = done.status == status::GOOD && done.response == 0;
         let next = match probe {
@@ -213,7 +227,10 @@ impl Hearing<'_> {
             }),
             _ => data.split_first_chunk::<4>().and_then(|(last, rest)| {
                 let block = rest.first_chunk::<4>()?;
-                Some((u64::from(u32::from_be_bytes(*last)), u32::from_be_bytes(*block)))
+                Some((
+                    u64::from(u32::from_be_bytes(*last)),
+                    u32::from_be_bytes(*block),
+                ))
             }),
         };
         let (last, block) = numbers.filter(|_| good).ok_or_else(unknown)?;

@@ -167,7 +167,8 @@ impl Life {
         }
         let probing = matches!(self.phase, Phase::Probing(_));
         let front = self.again.front().copied();
-        let due = front.filter(|(due, job, _)| *due <= now && probing == matches!(job, Job::Probe(_)));
+        let due =
+            front.filter(|(due, job, _)| *due <= now && probing == matches!(job, Job::Probe(_)));
         if let Some((_, job, tries)) = due {
             self.again.pop_front();
             return Some((job, tries));
@@ -210,7 +211,10 @@ impl Life {
             Job::Back(at) => {
                 let (start, end) = self.back.get(at as usize).copied().unwrap_or_default();
                 let len = u32::try_from(end - start).unwrap_or(0);
-                (transfer(false, false, start, len, self.block), (Way::In, len))
+                (
+                    transfer(false, false, start, len, self.block),
+                    (Way::In, len),
+                )
             }
         }
     }
