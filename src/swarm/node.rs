@@ -307,7 +307,10 @@ impl Node {
         let life = &self.life;
         match life.phase {
             Phase::Waiting { until } => Some(until),
-            Phase::Running | Phase::ReadingBack if self.link.is_open() => {
+            Phase::Probing(_) => life.again.front().map(|(due, ..)| *due),
+            Phase::Running | Phase::ReadingBack
+                if self.link.is_open() && life.under_way < SWARM_DEPTH_MAX =>
+            {
                 let again = life.again.front().map(|(due, ..)| *due);
                 let next = life.flow.due().filter(|_| life.phase == Phase::Running);
                 [again, next].into_iter().flatten().min()
@@ -369,7 +372,7 @@ impl Node {
         match error.kind() {
             // Class 3 is the target's own trouble: it may pass. All else stays as it is.
             ErrorKind::Refused(status) if status >> 8 != 3 => {
-                self.fail(&error.to_string(), tally, now)
+                self.fail(&error.to_string(), tally, now);
             }
             ErrorKind::Untrusted => self.fail(&error.to_string(), tally, now),
             _ => self.lost(&error.to_string(), tally, now),

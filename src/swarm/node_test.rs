@@ -481,6 +481,15 @@ fn what_passes_is_sent_again_and_what_stays_is_an_error() {
 }
 
 #[test]
+fn a_disk_that_is_not_ready_yet_is_asked_again_soon() {
+    let world = world(&boot(), false);
+    let late = play(&world, (1..5).map(|n| (n, Fault::Status(2, 2, 4))));
+    let report = late.node.report();
+    assert!(report.done, "{report:?}");
+    assert_eq!((late.tally.counts.retries, report.reconnects), (4, 0));
+}
+
+#[test]
 fn a_lost_connection_is_made_again_and_nothing_is_lost() {
     let world = world(&boot(), false);
     for n in [3, 4, 10, 50, 80, 100] {

@@ -270,7 +270,8 @@ mod test {
             ..NodeReport::default()
         };
         let end = each_us * nodes as u64;
-        Step::new(Tally::default(), (0..nodes).map(node).collect(), end, false)
+        let nodes: Vec<NodeReport> = (0..nodes).map(node).collect();
+        Step::new(Tally::default(), &nodes, end, false)
     }
 
     #[test]

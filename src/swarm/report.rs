@@ -135,12 +135,7 @@ pub struct Step {
 }
 
 impl Step {
-    pub(super) fn new(
-        tally: Tally,
-        nodes: Vec<NodeReport>,
-        elapsed_us: u64,
-        stopped: bool,
-    ) -> Self {
+    pub(super) fn new(tally: Tally, nodes: &[NodeReport], elapsed_us: u64, stopped: bool) -> Self {
         let mut ended: Vec<u64> = nodes.iter().filter_map(|node| node.ended_us).collect();
         ended.sort_unstable();
         let last = match ended.last() {
@@ -300,11 +295,11 @@ mod test {
             ..NodeReport::default()
         };
         let nodes = vec![node("a", Some(2_000_000)), node("b", Some(3_000_000))];
-        let step = Step::new(Tally::default(), nodes, 9_000_000, false);
+        let step = Step::new(Tally::default(), &nodes, 9_000_000, false);
         assert!((step.seconds - 3.0).abs() < 1e-9 && (step.seconds_per_node - 1.5).abs() < 1e-9);
         assert_eq!((step.done, &*step.slowest[0].node), (2, "b"));
         let failed = vec![node("a", Some(2_000_000)), node("b", None)];
-        let step = Step::new(Tally::default(), failed, 9_000_000, true);
+        let step = Step::new(Tally::default(), &failed, 9_000_000, true);
         assert!((step.seconds - 9.0).abs() < 1e-9);
         assert_eq!((step.done, &*step.faulty[0].node), (1, "b"));
     }

@@ -142,7 +142,7 @@ pub fn run(world: &World, start: Start, threads: usize, live: &Live) -> Result<S
         all.add(tally);
         nodes.extend(reports);
     }
-    Ok(Step::new(all, nodes, elapsed, live.is_stopped()))
+    Ok(Step::new(all, &nodes, elapsed, live.is_stopped()))
 }
 
 /// A node and its socket.
@@ -154,6 +154,8 @@ struct Seat {
     opening: bool,
     /// Counted among the logins under way.
     entering: bool,
+    /// Waits until fewer logins are under way.
+    held: bool,
     /// What the kernel did not take yet.
     unsent: Vec<u8>,
     /// The moment that is in the heap for it.
@@ -443,7 +445,9 @@ impl<'a> Thread<'a> {
         };
         if seat.node.wants_connection(now) && !seat.entering {
             if self.logins >= self.logins_max {
-                self.held.push_back(at);
+                if !std::mem::replace(&mut seat.held, true) {
+                    self.held.push_back(at);
+                }
                 return false;
             }
             self.logins += 1;
@@ -494,6 +498,9 @@ impl<'a> Thread<'a> {
             self.next_of_wave(now);
         }
         if freed && let Some(next) = self.held.pop_front() {
+            if let Some(seat) = self.seats.get_mut(next) {
+                seat.held = false;
+            }
             self.step(next, |_, _, _, _, _| {});
         }
     }
@@ -515,6 +522,7 @@ impl Seat {
             stream: None,
             opening: false,
             entering: false,
+            held: false,
             unsent: Vec::new(),
             alarm: Some(begin),
             booted: false,

@@ -235,7 +235,7 @@ impl Hearing<'_> {
         };
         let (last, block) = numbers.filter(|_| good).ok_or_else(unknown)?;
         let block = u64::from(block);
-        if !block.is_power_of_two() || block < SECTOR || block > 1 << 16 {
+        if !block.is_power_of_two() || !(SECTOR..=1 << 16).contains(&block) {
             return Err(format!("the target has blocks of {block} bytes"));
         }
         let size = last.saturating_add(1).saturating_mul(block);
