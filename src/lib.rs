@@ -11,7 +11,7 @@
 //! 9  cli                             commands; the daemon's API, or the same routes in this process
 //! 8  daemon                          the only place that wires rooms together
 //! 7  api                             HTTP with JSON on a unix socket
-//! 6  wave                            campaigns
+//! 6  wave   swarm                    campaigns, virtual nodes
 //! 5  iscsi   boot                    what nodes talk to
 //! 4  head                            one state directory, opened whole
 //! 3  scsi   store   catalog   power  a disk's commands, bytes, facts, switches
@@ -42,6 +42,7 @@
 //! - [`boot`]: DHCP, ProxyDHCP, TFTP, HTTP. One pure plan for each request, which all services render.
 //! - [`wave`]: a campaign as a pure machine that hears events and the time, and the driver that does what it
 //!   says.
+//! - [`swarm`]: virtual nodes that replay recorded boots against any target and look at every byte.
 //! - [`api`]: thin routes over `head` and `wave`, for the command line and for programs.
 //! - [`daemon`]: starts the rooms in order, says `ready ...`, stops them in order.
 //! - [`cli`]: one file per noun. Data to stdout, the rest to stderr, one enum of exit codes.
@@ -67,6 +68,8 @@ pub mod names;
 pub mod power;
 pub mod scsi;
 pub mod store;
+#[cfg(not(fuzzing))]
+pub mod swarm;
 pub mod telemetry;
 pub mod trace;
 pub mod units;

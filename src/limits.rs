@@ -593,6 +593,49 @@ const _: () = assert!(
     "a line of an operation has at most 100 bytes"
 );
 
+// --- the swarm ---
+
+/// Nodes of one swarm.
+pub const SWARM_NODES_MAX: usize = 20_000;
+/// Threads of one swarm.
+pub const SWARM_THREADS_MAX: usize = 64;
+/// Bytes of the image that are held for comparison, once for all nodes.
+pub const SWARM_GOLDEN_BYTES_MAX: u64 = 1 << 30;
+/// Bytes that a thread of the swarm receives at once, into its one buffer.
+pub const SWARM_RECEIVE_BYTES: usize = 256 << 10;
+/// Bytes that a buffer to send from keeps when it is idle.
+pub const SWARM_SEND_KEPT: usize = 64 << 10;
+/// Sockets that a thread hears of in one call.
+pub const SWARM_EVENTS: usize = 1024;
+/// Connections of a swarm that are on their way in at one time, all threads: below what a head takes of one address.
+pub const SWARM_LOGINS_AT_ONCE: usize = 512;
+/// How often a thread looks for what was never answered, and whether it shall stop.
+pub const SWARM_SWEEP: Duration = Duration::from_millis(250);
+/// Commands that one virtual node has under way.
+pub const SWARM_DEPTH_MAX: usize = 256;
+/// Bytes of one READ that reads back what was written.
+pub const SWARM_VERIFY_BYTES: u64 = 128 << 10;
+/// Such READs of one node at one time.
+pub const SWARM_VERIFY_DEPTH: usize = 4;
+/// A connection must be made, and a login or logout answered, within this.
+pub const SWARM_LOGIN_WAIT: Duration = Duration::from_secs(30);
+/// Connections in a row that may be lost before a node gives up: a minute of a head that is away.
+pub const SWARM_RECONNECTS: u32 = 64;
+/// First wait before something is tried again; it doubles for connections.
+pub const SWARM_RETRY_MIN: Duration = Duration::from_millis(50);
+/// Longest such wait.
+pub const SWARM_RETRY_MAX: Duration = Duration::from_secs(1);
+/// How often a command goes again whose end was a passing condition (Linux: 5).
+pub const SWARM_RETRIES: u32 = 5;
+/// The same of BUSY and TASK SET FULL, at the first wait's pace: a minute.
+pub const SWARM_BUSY_TRIES: u32 = 1200;
+/// Nodes that a report tells one by one, of the slowest and of those with faults.
+pub const SWARM_NODES_TOLD: usize = 10;
+/// Wrong places that a report tells one by one.
+pub const SWARM_MISMATCHES_TOLD: usize = 16;
+const _: () = assert!(SWARM_LOGINS_AT_ONCE <= UNAUTHENTICATED_PER_ADDRESS);
+const _: () = assert!(SWARM_VERIFY_BYTES.is_multiple_of(1 << 16));
+
 // --- recording traces ---
 
 /// Nodes that are recorded at a time.
@@ -611,3 +654,8 @@ pub const RECORD_SECONDS_MAX: u64 = 7 * 24 * 3600;
 pub const TRACE_FILE_BYTES_MAX: u64 = 512 << 20;
 const _: () = assert!(RECORDING_OPS_MAX <= TRACE_OPS_MAX);
 const _: () = assert!(RECORD_SECONDS_MAX * 1_000_000 <= TRACE_SPAN_US_MAX);
+
+// --- rehearsals ---
+
+/// Bytes of an image that are read at once for a rehearsal's comparison.
+pub const REHEARSAL_READ_BYTES: u64 = 1 << 20;

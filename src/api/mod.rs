@@ -19,6 +19,7 @@ mod lines;
 mod nodes;
 mod profiles;
 mod promote;
+mod rehearse;
 mod status;
 mod swarm;
 mod swarm_file;
@@ -46,6 +47,7 @@ pub use images::ImageAsk;
 pub use lines::{Fault, Line, Step};
 pub use nodes::NodesAsk;
 pub use profiles::ProfilesAsk;
+pub use rehearse::{ImageRead, Rehearsal, RehearsalAuth, RehearsalNode};
 pub use status::NodeStatus;
 pub use swarm::{RecordAsk, RecordDone, RecordEnd, RecordStep, RecordStop, RecordUntil};
 
@@ -153,6 +155,7 @@ pub fn router(app: App) -> Router {
         .merge(apply::routes())
         .merge(layers::routes())
         .merge(promote::routes())
+        .merge(rehearse::routes())
         .merge(campaigns::routes())
         .merge(status::routes())
         .merge(events::routes())

@@ -55,6 +55,23 @@ impl Door {
         }
     }
 
+    /// The daemon, which must run: for what no state directory alone can do.
+    pub(super) async fn daemon(socket: &Path) -> anyhow::Result<Self> {
+        match UnixStream::connect(socket).await {
+            Ok(_) => Ok(Self::Daemon(socket.to_owned())),
+            Err(_) => Err(anyhow!(
+                "no daemon answers at {}; start `reveille serve`, or name another target with --target",
+                socket.display()
+            )),
+        }
+    }
+
+    /// Asks for an answer that is not JSON.
+    pub(super) async fn bytes(&self, path: &str, body: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+        let response = self.send(Method::POST, path, body).await?;
+        Ok(response.into_body().collect().await?.to_bytes().to_vec())
+    }
+
     /// Asks, and reads the whole answer.
     pub(super) async fn call<T: DeserializeOwned>(
         &self,

@@ -24,6 +24,9 @@ mod scrub;
 mod serve;
 mod status;
 mod swarm;
+mod swarm_nodes;
+mod swarm_run;
+mod swarm_told;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::door::{Door, broken_off};
 use super::image::absolute;
 use super::output::{Format, facts, print_one};
-use super::{Exit, progress};
+use super::{Exit, progress, swarm_run};
 use crate::api::{Line, RecordAsk, RecordDone, RecordEnd, RecordStep, RecordStop, RecordUntil};
 use crate::config::Settings;
 use crate::limits;
@@ -26,6 +26,8 @@ pub(super) enum Verb {
     Record(Record),
     /// Shows what a trace holds
     Show(Show),
+    /// Boots virtual nodes that replay a trace, and looks at every byte that they read
+    Run(Box<swarm_run::Args>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +92,7 @@ fn until(text: &str) -> Result<RecordUntil, String> {
 pub(super) fn run(settings: &Settings, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
         Verb::Show(args) => show(&args),
+        Verb::Run(args) => swarm_run::run(settings, &args),
         Verb::Record(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

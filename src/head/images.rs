@@ -2,6 +2,7 @@
 //! a node's disk and the collection is here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::catalog::{
     Changes, ImageRecord, ImageRef, LATEST, Snapshot, VersionRecord, VersionSelector,
 };
 use crate::names::{ImageId, NodeSet};
-use crate::store::image::{ExportFormat, import, inspect};
+use crate::store::image::{ExportFormat, Image, import, inspect};
 use crate::units::UnixMillis;
 
 pub use crate::store::image::Progress;
@@ -303,6 +304,14 @@ impl Head {
             size: version.size,
             bad: bad.into_iter().map(place).collect(),
         })
+    }
+
+    /// An image version to read from, by its identity. Blocking.
+    ///
+    /// # Errors
+    /// There is none; the store's.
+    pub fn image_reader(&self, id: ImageId) -> Result<Arc<Image>> {
+        Ok(self.store.images.open_image(id)?)
     }
 
     /// Writes a version to a new disk file. What a failed export left is removed. Blocking and long.

@@ -7,6 +7,7 @@ use super::driver::Note;
 use super::error::Error;
 use super::recorder::{self, Recorder};
 use super::shared::Shared;
+use super::target::Auth;
 use crate::names::NodeName;
 
 /// A way to a running server; cheap to clone.
@@ -28,6 +29,24 @@ impl Control {
     #[must_use]
     pub fn is_own(&self, address: SocketAddr) -> bool {
         is_local(address, self.0.targets.portals())
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn portals(&self) -> &[SocketAddr] {
+        self.0.targets.portals()
+    }
+
+    /// Who may log in.
+    #[must_use]
+    pub fn auth(&self) -> Auth {
+        self.0.targets.auth()
+    }
+
+    /// The names of a node's target and of its initiator.
+    #[must_use]
+    pub fn names_of(&self, node: &NodeName) -> (String, String) {
+        self.0.targets.names_of(node)
     }
 
     /// Connections of these nodes, or all there are.

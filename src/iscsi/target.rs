@@ -242,6 +242,16 @@ impl Targets {
         &self.rules.portals
     }
 
+    /// The names of a node's target and of its initiator.
+    pub(super) fn names_of(&self, node: &NodeName) -> (String, String) {
+        let prefix = &self.rules.prefix;
+        let (target, initiator) = (
+            Iqn::target_of(prefix, node),
+            Iqn::initiator_of(prefix, node),
+        );
+        (target.as_str().to_owned(), initiator.as_str().to_owned())
+    }
+
     /// Who may log in.
     pub(super) const fn auth(&self) -> Auth {
         self.rules.auth
