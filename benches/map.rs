@@ -24,7 +24,11 @@ fn unmap(volume: &Volume, block: u64, blocks: u64) {
 
 /// Asks about a place anywhere, `len` bytes long.
 fn ask(c: &mut Criterion, name: &str, volume: &Volume) {
-    for (words, len) in [("4 KiB", BLOCK), ("256 KiB", 256 << 10), ("64 MiB", 64 << 20)] {
+    for (words, len) in [
+        ("4 KiB", BLOCK),
+        ("256 KiB", 256 << 10),
+        ("64 MiB", 64 << 20),
+    ] {
         let mut random = Random::new();
         c.bench_function(&format!("map/{name}/{words}"), |b| {
             b.iter(|| {

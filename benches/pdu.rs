@@ -19,7 +19,10 @@ fn rules(digests: bool) -> (Encoder, Decoder) {
         data_digest: digests,
         ..Negotiated::default()
     };
-    (Encoder::full_feature(&agreed), Decoder::full_feature(&agreed))
+    (
+        Encoder::full_feature(&agreed),
+        Decoder::full_feature(&agreed),
+    )
 }
 
 /// READ(10) of 4 KiB.

@@ -48,7 +48,10 @@ fn writes(c: &mut Criterion, held: &Volume, fresh: &Volume) {
     let block = [0x5a; 4096];
     let mut random = Random::new();
     group.bench_function("write over held blocks/4 KiB", |b| {
-        b.iter(|| held.write(random.below(DATA / BLOCK) * BLOCK, &block).unwrap());
+        b.iter(|| {
+            held.write(random.below(DATA / BLOCK) * BLOCK, &block)
+                .unwrap()
+        });
     });
     let mut next = 0;
     group.bench_function("write of new blocks/4 KiB", |b| {

@@ -1,5 +1,10 @@
 //! A store on the real file system with a golden image of random data, for benches that look below iSCSI.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each bench uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each bench uses its own part"
+)]
 
 use std::io::Write;
 use std::sync::Arc;

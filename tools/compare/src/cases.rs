@@ -91,6 +91,7 @@ impl Row {
     pub const fn work(&self) -> Work {
         match self.act {
             Act::Io { plan, .. } if matches!(plan.op, Op::Write) => Work::Writes,
+            Act::Io { digests: true, .. } => Work::Digests,
             _ => Work::Golden,
         }
     }

@@ -55,8 +55,15 @@ impl Logins {
     pub fn record(places: &[Place], at_once: usize, until: Instant) -> Result<Self> {
         let mut scripts = Vec::new();
         for place in places {
-            let open = log_in(place, false)?;
-            ensure!(open.login.is_some(), "there is no login to the bare server");
+            let mut open = log_in(place, false)?;
+            let login = open.login.as_ref();
+            let login = login.context("there is no login to the bare server")?;
+            let goodbye = logout(login.cmd_sn, login.exp_stat_sn);
+            open.stream.write_all(&goodbye)?;
+            // Answer and close; some targets keep the session's place until they have said both.
+            open.stream
+                .read_to_end(&mut Vec::new())
+                .context("logging out")?;
             scripts.push(Script {
                 place: place.clone(),
                 requests: open.sent,
@@ -161,7 +168,10 @@ impl Logins {
                 ensure!(status == 0, "a login is refused with status {status:#06x}");
                 let request = match script.requests.get(lane.sent) {
                     Some(request) => request.clone(),
-                    None => logout(answer).to_vec(),
+                    None => {
+                        let stat_sn = answer.u32_at(24).wrapping_add(1);
+                        logout(answer.u32_at(28), stat_sn).to_vec()
+                    }
                 };
                 lane.sent += 1;
                 lane.stream.write_all(&request)?;
@@ -176,13 +186,13 @@ impl Logins {
     }
 }
 
-/// The logout of a session whose login ended with this answer.
-fn logout(answer: &Bhs) -> [u8; BHS_BYTES] {
+/// The logout of a session.
+fn logout(cmd_sn: u32, exp_stat_sn: u32) -> [u8; BHS_BYTES] {
     let mut bhs = Bhs::new(op::LOGOUT | 0x40);
     bhs.put_u8(1, 0x80);
     bhs.put_u32(16, 2);
-    bhs.put_u32(24, answer.u32_at(28));
-    bhs.put_u32(28, answer.u32_at(24).wrapping_add(1));
+    bhs.put_u32(24, cmd_sn);
+    bhs.put_u32(28, exp_stat_sn);
     bhs.0
 }
 

@@ -95,6 +95,8 @@ pub enum Which {
 pub enum Work {
     /// Reads of the golden image.
     Golden,
+    /// The same with digests.
+    Digests,
     /// A disk of its own, to write.
     Writes,
 }
@@ -196,7 +198,7 @@ impl<'a> Park<'a> {
             }
             Which::Tgt => servers::start_tgt(self.machine, &dir, &self.disks("tgt")?),
             Which::Istgt => {
-                let sessions = self.scale.idle.iter().copied().max().unwrap_or(16) + 16;
+                let sessions = self.scale.idle.iter().copied().max().unwrap_or(0) + 128;
                 servers::start_istgt(self.machine, &dir, &self.disks("istgt")?, sessions)
             }
             Which::Bare => {
@@ -207,19 +209,20 @@ impl<'a> Park<'a> {
         }
     }
 
-    /// The golden image, and a disk to write.
-    fn disks(&self, whose: &str) -> Result<[Disk; 2]> {
+    /// The golden image, a disk to write, and the golden image with digests.
+    fn disks(&self, whose: &str) -> Result<[Disk; 3]> {
         let file = self.dir.join(format!("writes-{whose}.raw"));
         copy_first(&self.golden(), &file, self.scale.write_bytes)?;
-        let golden = Disk {
-            name: "golden".into(),
-            file: self.golden(),
-        };
-        let writes = Disk {
-            name: "writes".into(),
+        let disk = |name: &str, file: PathBuf| Disk {
+            name: name.into(),
             file,
+            digests: name == "digests",
         };
-        Ok([golden, writes])
+        Ok([
+            disk("golden", self.golden()),
+            disk("writes", file),
+            disk("digests", self.golden()),
+        ])
     }
 
     /// The disk of a process's session `number`. Ours are nodes, each with a disk of its own.
@@ -228,10 +231,10 @@ impl<'a> Park<'a> {
     /// As [`Park::server`].
     pub fn place(&mut self, which: Which, work: Work, number: usize) -> Result<Place> {
         let server = self.server(which)?;
-        let name = if work == Work::Golden {
-            "golden"
-        } else {
-            "writes"
+        let name = match work {
+            Work::Golden => "golden",
+            Work::Digests => "digests",
+            Work::Writes => "writes",
         };
         Ok(match which {
             Which::Tgt => server.place(name, 1),

@@ -147,7 +147,7 @@ fn open(park: &mut Park<'_>, row: &Row, which: Which, pattern: &[u8]) -> Result<
             digests,
         } => {
             let mut opened = open_sessions(park, row.work(), which, &plan, sessions, digests)?;
-            if row.work() == Work::Golden {
+            if row.work() != Work::Writes {
                 let image = park.image_of(which);
                 verify::reads(&mut opened, &plan, &image, pattern).context("what is read")?;
                 warm(&mut opened, &plan, park, which, pattern)?;

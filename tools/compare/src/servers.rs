@@ -16,11 +16,17 @@ use crate::machine::Machine;
 
 /// Longest time until a server listens.
 const START_MAX: Duration = Duration::from_secs(60);
-/// Longest time of an orderly end; then it is killed.
+/// Longest time of an orderly end; then it is killed. tgt ends at once only if it has no targets.
 const STOP_MAX: Duration = Duration::from_secs(10);
+const STOP_FOREIGN_MAX: Duration = Duration::from_millis(200);
 /// Before a node's or a target's own part of its name.
 const PREFIX: &str = "iqn.2026-11.internal.compare";
 const TGT_COMMANDS: &str = include_str!("../peers/tgt.commands");
+/// Without these tgt refuses digests.
+const TGT_DIGESTS: &str = "\
+--op update --mode target --tid {tid} -n HeaderDigest -v None,CRC32C
+--op update --mode target --tid {tid} -n DataDigest -v None,CRC32C
+";
 const ISTGT_CONF: &str = include_str!("../peers/istgt.conf");
 const ISTGT_UNIT: &str = include_str!("../peers/istgt-unit.conf");
 
@@ -31,6 +37,7 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     dir: PathBuf,
+    patience: Duration,
 }
 
 impl Server {
@@ -85,7 +92,7 @@ impl Drop for Server {
         };
         proc::signal(pid, rustix::process::Signal::TERM);
         let child = &mut self.child;
-        let ended = wait_until(STOP_MAX, || !matches!(child.try_wait(), Ok(None)));
+        let ended = wait_until(self.patience, || !matches!(child.try_wait(), Ok(None)));
         if ended.is_err() {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -235,6 +242,7 @@ fn finish(child: Child, dir: &Path, address: Result<SocketAddr>) -> Result<Serve
         child,
         address: (Ipv4Addr::LOCALHOST, 0).into(),
         dir: dir.to_owned(),
+        patience: STOP_MAX,
     };
     server.address = address?;
     Ok(server)
@@ -270,6 +278,7 @@ fn listen_first(machine: &Machine, mut command: Command, dir: &Path, port: u16) 
         child.with_context(|| format!("{name} cannot be started; is its package installed?"))?;
     let address = (Ipv4Addr::LOCALHOST, port).into();
     let mut server = finish(child, dir, Ok(address))?;
+    server.patience = STOP_FOREIGN_MAX;
     let began = Instant::now();
     let listens = wait_until(START_MAX, || {
         !server.is_alive() || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
@@ -291,6 +300,8 @@ pub struct Disk {
     pub name: String,
     /// Raw file.
     pub file: PathBuf,
+    /// Grants digests, where it must be told to.
+    pub digests: bool,
 }
 
 /// Starts tgt with a target for each disk, at LUN 1.
@@ -314,7 +325,8 @@ pub fn start_tgt(machine: &Machine, dir: &Path, disks: &[Disk]) -> Result<Server
         .env("TGT_IPC_SOCKET", &socket);
     let server = listen_first(machine, command, dir, port)?;
     for (disk, tid) in disks.iter().zip(1_u32..) {
-        for line in TGT_COMMANDS.lines() {
+        let digests = if disk.digests { TGT_DIGESTS } else { "" };
+        for line in TGT_COMMANDS.lines().chain(digests.lines()) {
             let line = line
                 .replace("{tid}", &tid.to_string())
                 .replace("{iqn}", &format!("{PREFIX}:{}", disk.name));

@@ -176,6 +176,7 @@ fn start(
         let disk = |n: usize| Disk {
             name: format!("n{n}"),
             file: options.image.clone(),
+            digests: false,
         };
         let disks: Vec<Disk> = (0..=nodes).map(disk).collect();
         return servers::start_tgt(machine, dir, &disks);

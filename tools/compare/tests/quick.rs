@@ -109,14 +109,17 @@ fn a_quick_comparison_measures_every_case_and_leaves_nothing() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A target that is not there leaves its column empty and says why; the others are measured.
+/// A case that fails on one target says so in its cell, and in the exit code; the others are measured.
 #[test]
 fn a_case_that_fails_on_one_target_is_told_and_the_others_go_on() {
+    use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new("failing");
-    // Empty but for our program: no tgtd is found there.
     let bin = scratch.0.join("bin");
     std::fs::create_dir_all(&bin).expect("a directory");
-    std::os::unix::fs::symlink("/bin/false", bin.join("reveille")).expect("a link");
+    let program = bin.join("reveille");
+    let text = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo reveille 7\necho no luck today >&2\nexit 1\n";
+    std::fs::write(&program, text).expect("a program");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("a program");
     let args = ["--quick", "--targets", "ours,bare", "--only", "read-4k-1"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_compare"));
     command
@@ -124,13 +127,15 @@ fn a_case_that_fails_on_one_target_is_told_and_the_others_go_on() {
         .env("REVEILLE_BIN_DIR", &bin)
         .env("TMPDIR", &scratch.0);
     let output = command.output().expect("compare starts");
+    assert_eq!(output.status.code(), Some(3));
     let table = String::from_utf8_lossy(&output.stdout);
-    assert!(table.contains("- Reveille: "), "{table}");
-    let row = table
+    assert!(table.contains("- Reveille: 7"), "{table}");
+    let mut rows = table
         .lines()
-        .find(|line| line.starts_with("| 4 KiB random read, depth 1 |"));
-    let row = row.expect("the row");
-    assert!(row.contains(" /s") && row.contains("not measured"), "{row}");
+        .filter(|line| line.starts_with("| 4 KiB random read, depth 1 |"));
+    let row = rows.next().expect("the row");
+    assert!(row.contains("no luck today") && row.contains("/s"), "{row}");
+    assert!(row.contains("not measured"), "{row}");
 }
 
 #[test]
