@@ -4,7 +4,8 @@
 const STEPS: u64 = 64;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
 /// Entries that cover all of 64 bits.
-const PLACES: usize = (64 - STEP_BITS as usize + 1) * STEPS as usize;
+const PLACES: usize = 59 * 64;
+const _: () = assert!(PLACES as u64 == (64 - STEP_BITS as u64 + 1) * STEPS);
 
 /// Counts of nanoseconds.
 #[derive(Clone, Debug)]

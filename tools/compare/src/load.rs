@@ -62,7 +62,7 @@ impl Drawer {
     }
 
     /// The next command.
-    pub fn next(&mut self) -> (Op, u64, u32) {
+    pub fn draw(&mut self) -> (Op, u64, u32) {
         let plan = &self.plan;
         if plan.flush_every > 0 && self.since_flush == plan.flush_every {
             self.since_flush = 0;
@@ -305,7 +305,7 @@ impl Load {
 
 fn refill(session: &mut Session, drawer: &mut Drawer, now: Instant, pattern: &[u8]) -> Result<()> {
     while session.has_room() {
-        let (op, offset, len) = drawer.next();
+        let (op, offset, len) = drawer.draw();
         session.submit(op, offset, len, now, pattern);
     }
     session.flush(pattern)
@@ -335,7 +335,7 @@ mod test {
         let mut drawer = Drawer::new(plan(Order::Random, 0), 7);
         let mut pieces = [false; 4];
         for _ in 0..1000 {
-            let (_, offset, len) = drawer.next();
+            let (_, offset, len) = drawer.draw();
             assert!(offset % 4096 == 0 && offset % (10 * PIECE) < PIECE && len == 4096);
             pieces[usize::try_from(offset / (10 * PIECE)).unwrap()] = true;
         }
@@ -345,7 +345,7 @@ mod test {
     #[test]
     fn sequences_begin_again_and_flushes_come_in_between() {
         let mut drawer = Drawer::new(plan(Order::Sequential, 32), 0);
-        let drawn: Vec<_> = (0..1024 + 33).map(|_| drawer.next()).collect();
+        let drawn: Vec<_> = (0..1024 + 33).map(|_| drawer.draw()).collect();
         assert_eq!(drawn[1], (Op::Write, 4096, 4096));
         assert_eq!(drawn[32], (Op::Flush, 0, 0));
         assert_eq!(drawn[33], (Op::Write, 32 * 4096, 4096));

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use crate::load::{Round, Watch};
-use crate::login::{Place, SILENCE_MAX, connect, log_in};
+use crate::login::{Place, SILENCE_MAX, log_in};
 
 /// Bytes of an answer to a login.
 const ANSWER_MAX: usize = 16 << 10;
@@ -121,7 +121,11 @@ impl Logins {
         self.next += 1;
         let began = Instant::now();
         let said = self.scripts.get(script).context("no such node")?;
-        let mut stream = connect(said.place.address)?;
+        // No more calls than needed: what we spend here the target cannot show.
+        let mut stream = TcpStream::connect(said.place.address).context("connecting")?;
+        if self.at_once == 1 {
+            stream.set_read_timeout(Some(SILENCE_MAX))?;
+        }
         stream.write_all(said.requests.first().context("a login of no request")?)?;
         Ok(Lane {
             stream,
@@ -166,15 +170,13 @@ impl Logins {
             op::LOGIN_RESPONSE => {
                 let status = answer.u16_at(36);
                 ensure!(status == 0, "a login is refused with status {status:#06x}");
-                let request = match script.requests.get(lane.sent) {
-                    Some(request) => request.clone(),
-                    None => {
-                        let stat_sn = answer.u32_at(24).wrapping_add(1);
-                        logout(answer.u32_at(28), stat_sn).to_vec()
-                    }
-                };
+                if let Some(request) = script.requests.get(lane.sent) {
+                    lane.stream.write_all(request)?;
+                } else {
+                    let stat_sn = answer.u32_at(24).wrapping_add(1);
+                    lane.stream.write_all(&logout(answer.u32_at(28), stat_sn))?;
+                }
                 lane.sent += 1;
-                lane.stream.write_all(&request)?;
             }
             op::LOGOUT_RESPONSE => {
                 ensure!(answer.u8_at(2) == 0, "the target refuses a logout");

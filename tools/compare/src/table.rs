@@ -9,6 +9,9 @@ use crate::memory::Step;
 use crate::park::{TARGETS, Target};
 use crate::runner::{Cell, Found};
 
+/// Longest text of a failure in a cell.
+const CELL_CHARS: usize = 120;
+
 /// All that a run found, and what it ran on.
 #[derive(Debug)]
 pub struct Report {
@@ -33,7 +36,7 @@ fn rate(value: f64, large: bool) -> String {
     }
 }
 
-fn cell<'a>(found: &'a Found, target: Target) -> Option<&'a Cell> {
+fn cell(found: &Found, target: Target) -> Option<&Cell> {
     found.cells.iter().find(|cell| cell.target == target)
 }
 
@@ -55,10 +58,14 @@ fn rate_cell(found: &Found, target: Target) -> String {
     )
 }
 
-/// For a cell of a table.
+/// For a cell of a table: the end of a long text, where the cause is.
 fn one_line(text: &str) -> String {
-    let short: String = text.chars().take(120).collect();
-    short.replace(['\n', '\r'], " ").replace('|', "/")
+    let text = text.replace(['\n', '\r'], " ").replace('|', "/");
+    let skip = text.chars().count().saturating_sub(CELL_CHARS);
+    let dots = if skip > 0 { "... " } else { "" };
+    dots.chars()
+        .chain(text.trim_end().chars().skip(skip))
+        .collect()
 }
 
 fn ratio(found: &[Found], name: &str, target: Target) -> String {

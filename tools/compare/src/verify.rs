@@ -23,7 +23,7 @@ pub fn reads(sessions: &mut [Session], plan: &Plan, image: &Path, pattern: &[u8]
     let image = File::open(image).with_context(|| format!("opening {}", image.display()))?;
     for (number, session) in (1..).zip(sessions) {
         let mut drawer = Drawer::new(*plan, number);
-        let mut drawn: Vec<u64> = (0..COMMANDS).map(|_| drawer.next().1).collect();
+        let mut drawn: Vec<u64> = (0..COMMANDS).map(|_| drawer.draw().1).collect();
         let mut wanted = vec![0; usize::try_from(plan.len)?];
         session.keep(wanted.len());
         run(
@@ -56,7 +56,7 @@ pub fn writes(sessions: &mut [Session], plan: &Plan, pattern: &[u8]) -> Result<(
             },
             number,
         );
-        let drawn: Vec<u64> = (0..COMMANDS).map(|_| drawer.next().1).collect();
+        let drawn: Vec<u64> = (0..COMMANDS).map(|_| drawer.draw().1).collect();
         run(
             session,
             Op::Write,
