@@ -271,11 +271,15 @@ fn say_first(machine: &Machine, mut command: Command, dir: &Path) -> Result<(Chi
 }
 
 /// Starts a foreign server and waits until it listens.
-fn listen_first(machine: &Machine, mut command: Command, dir: &Path, port: u16) -> Result<Server> {
-    let name = command.get_program().to_string_lossy().into_owned();
+fn listen_first(
+    machine: &Machine,
+    name: &str,
+    mut command: Command,
+    dir: &Path,
+    port: u16,
+) -> Result<Server> {
     let child = machine.on_server_core(|| command.spawn());
-    let child =
-        child.with_context(|| format!("{name} cannot be started; is its package installed?"))?;
+    let child = child.with_context(|| format!("{name} cannot be started"))?;
     let address = (Ipv4Addr::LOCALHOST, port).into();
     let mut server = finish(child, dir, Ok(address))?;
     server.patience = STOP_FOREIGN_MAX;
@@ -323,7 +327,7 @@ pub fn start_tgt(machine: &Machine, dir: &Path, disks: &[Disk]) -> Result<Server
             &format!("portal=127.0.0.1:{port}"),
         ])
         .env("TGT_IPC_SOCKET", &socket);
-    let server = listen_first(machine, command, dir, port)?;
+    let server = listen_first(machine, "tgtd", command, dir, port)?;
     for (disk, tid) in disks.iter().zip(1_u32..) {
         let digests = if disk.digests { TGT_DIGESTS } else { "" };
         for line in TGT_COMMANDS.lines().chain(digests.lines()) {
@@ -382,5 +386,5 @@ pub fn start_istgt(
     fs::write(&path, text)?;
     let mut command = command_in(dir, Path::new("istgt"))?;
     command.arg("-D").arg("-c").arg(&path);
-    listen_first(machine, command, dir, port)
+    listen_first(machine, "istgt", command, dir, port)
 }
