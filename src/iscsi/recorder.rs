@@ -561,9 +561,10 @@ fn parts(op: &BlockOp) -> impl Iterator<Item = Op> + use<> {
             (OpKind::Unmap, *fua)
         }
         BlockOp::Flush => (OpKind::Flush, false),
-        BlockOp::Extents { .. } | BlockOp::Sanitize { .. } | BlockOp::SanitizeForgotten => {
-            (OpKind::Read, false)
-        }
+        BlockOp::Extents { .. }
+        | BlockOp::Provision
+        | BlockOp::Sanitize { .. }
+        | BlockOp::SanitizeForgotten => (OpKind::Read, false),
     };
     let flush = (kind == OpKind::Flush).then_some((0, 0));
     let part = move |(offset, len): (u64, u32)| Op {
