@@ -15,7 +15,7 @@ use lab::{Head, HeadSpec, Kind, Lab, Node, NodeSpec, golden, proc};
 use serde_json::Value;
 
 // Emulated machines take their time.
-const BOOT: &str = "1800";
+const BOOT: &str = "900";
 const SHELL: Duration = Duration::from_secs(600);
 const CHUNK: u64 = 64 * 1024;
 
