@@ -569,6 +569,5 @@ pub const DIFF_PATH_BYTES_MAX: usize = 512 << 20;
 pub const DIFF_EXTENTS_MAX: usize = 1 << 20;
 /// Records that the table of files of an NTFS itself is spread over.
 pub const DIFF_TABLE_PARTS_MAX: usize = 256;
-/// Bytes of a file that are held in memory because they lie in the file system's own records: NTFS resident
-/// streams, links.
+/// Bytes of the list that says where the table of files of an NTFS goes on.
 pub const DIFF_INLINE_BYTES_MAX: usize = 1 << 20;

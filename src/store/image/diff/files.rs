@@ -61,7 +61,7 @@ impl Names {
     }
 }
 
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 impl Names {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Vec<u8>, &Item)> {
         self.by_path.iter()
