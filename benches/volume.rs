@@ -50,7 +50,7 @@ fn writes(c: &mut Criterion, held: &Volume, fresh: &Volume) {
     group.bench_function("write over held blocks/4 KiB", |b| {
         b.iter(|| {
             held.write(random.below(DATA / BLOCK) * BLOCK, &block)
-                .unwrap()
+                .unwrap();
         });
     });
     let mut next = 0;

@@ -571,6 +571,14 @@ pub const DIFF_READ_SLACK: u64 = 64 << 20;
 pub const DIFF_STEP_CHUNKS: u64 = 4096;
 /// The largest FAT that is read into memory, bytes.
 pub const DIFF_FAT_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of all paths of one file system that are held.
+pub const DIFF_PATH_BYTES_MAX: usize = 512 << 20;
+/// Pieces that one file lies in.
+pub const DIFF_EXTENTS_MAX: usize = 1 << 20;
+/// Records that the table of files of an NTFS itself is spread over.
+pub const DIFF_TABLE_PARTS_MAX: usize = 256;
+/// Bytes of the list that says where the table of files of an NTFS goes on.
+pub const DIFF_INLINE_BYTES_MAX: usize = 1 << 20;
 
 // --- traces of boots ---
 

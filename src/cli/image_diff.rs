@@ -122,5 +122,8 @@ fn files_text(files: &FileDifference) -> String {
     if text.is_empty() {
         text = "  no file differs\n".to_owned();
     }
+    for note in &files.notes {
+        text += &format!("  note: {note}\n");
+    }
     text
 }

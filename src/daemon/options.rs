@@ -28,9 +28,7 @@ pub(super) fn head(settings: &Settings) -> HeadOptions {
 /// Memory that this process may have: the machine's, or less where its control group says so.
 fn memory_bytes() -> u64 {
     let machine = rustix::system::sysinfo();
-    let machine = u64::try_from(machine.totalram)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(u64::from(machine.mem_unit));
+    let machine = machine.totalram.saturating_mul(u64::from(machine.mem_unit));
     let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = group.lines().find_map(|line| line.strip_prefix("0::"));
     let limit = path.and_then(|path| {

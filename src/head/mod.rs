@@ -27,6 +27,8 @@ mod diff;
 mod drain;
 mod error;
 mod forecast;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod gate;
 mod image_edit;
 mod images;

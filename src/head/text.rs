@@ -6,6 +6,8 @@
 //!   text ──► tree (values with their lines, bounded) ──► read ──► Document ──► apply
 //! ```
 
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod print;
 mod read;
 mod tree;
@@ -156,6 +158,24 @@ impl Document {
     /// One JSON document.
     pub(super) fn to_json(&self) -> String {
         print::json(self)
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl Document {
+    /// Without lines, which a printed document does not have.
+    fn plain(mut self) -> Self {
+        for image in self.images.iter_mut().flatten() {
+            image.line = 0;
+            image.versions.iter_mut().for_each(|v| v.line = 0);
+        }
+        let profiles = self.profiles.iter_mut().flatten();
+        profiles.for_each(|p| p.line = 0);
+        self.nodes.iter_mut().flatten().for_each(|n| n.line = 0);
+        self.drain.iter_mut().flatten().for_each(|o| o.line = 0);
+        let identities = self.identities.iter_mut().flatten();
+        identities.for_each(|i| i.line = 0);
+        self
     }
 }
 

@@ -123,26 +123,8 @@ fn json_and_yaml_of_people_are_read_alike() {
     assert!(yaml.profiles.is_none(), "nothing was said of them");
 }
 
-/// Without lines, which a printed document does not have.
-fn plain(mut document: Document) -> Document {
-    let images = document.images.iter_mut().flatten();
-    images.for_each(|image| {
-        image.line = 0;
-        image.versions.iter_mut().for_each(|v| v.line = 0);
-    });
-    document
-        .profiles
-        .iter_mut()
-        .flatten()
-        .for_each(|p| p.line = 0);
-    document.nodes.iter_mut().flatten().for_each(|n| n.line = 0);
-    document.drain.iter_mut().flatten().for_each(|o| o.line = 0);
-    document
-        .identities
-        .iter_mut()
-        .flatten()
-        .for_each(|i| i.line = 0);
-    document
+fn plain(document: Document) -> Document {
+    document.plain()
 }
 
 fn any_settings() -> impl Strategy<Value = Settings> {

@@ -3,18 +3,26 @@
 //!
 //! ```text
 //!   chunk ids of both --> which chunks differ --> by partition
-//!   a partition with such a chunk: ext4 (crate ext4-view), FAT (fat.rs) --> files added, removed, changed
-//!                                  anything else                       --> told that it cannot be told
+//!   a partition with such a chunk: ext4 (crate ext4-view), FAT, NTFS, XFS --> files added, removed, changed
+//!                                  anything else                         --> told that it cannot be told
 //! ```
-//! Only the file systems of partitions that differ are read. Whatever their bytes are, the work is bounded: by
-//! a budget of bytes read, by the number of files, and by the depth of directories.
+//! Only the file systems of partitions that differ are read. Of a file that lies in the same places on both
+//! disks only the chunks that differ are read (`content.rs`). Whatever the bytes are, the work is bounded: by
+//! a budget of bytes read, by the number of files and of the bytes of their names, and by the depth of
+//! directories. Our own readers answer with an error where bytes make no sense; none of them panics.
 
+mod bytes;
+mod content;
 mod ext4;
 mod fat;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
+mod ntfs;
+mod window;
+mod xfs;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +33,7 @@ use super::promote::chunk_of;
 use super::sealed::Image;
 use crate::limits;
 use crate::limits::CHUNK_BYTES;
-use crate::store::error::{Error, ErrorKind, Result};
+use crate::store::error::Result;
 use crate::store::layer::LayerView;
 
 /// A disk to compare.
@@ -90,6 +98,9 @@ pub struct FileDifference {
     pub changed: Vec<FileChange>,
     /// Differences beyond those listed.
     pub more: u64,
+    /// What the reader of the file system has to say: a journal that was not played back, and the like.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One file that differs.
@@ -201,7 +212,7 @@ pub fn difference(
         } else if !others.iter().any(same_place) {
             one.untold = Some("the first disk has no partition at this place".to_owned());
         } else if files {
-            files::compare(before, after, &mut one, watch)?;
+            files::compare(before, after, &mut one, &differing, watch)?;
         }
         found.parts.push(one);
     }
@@ -250,55 +261,7 @@ fn outside(differing: &[u64], parts: &[Partition]) -> u64 {
     differing.iter().filter(lonely).count() as u64
 }
 
-/// A partition of a disk as file systems read it, with a budget: hostile bytes can send a reader in circles,
-/// but not for ever.
-#[derive(Clone, Debug)]
-struct Window {
-    side: Side,
-    start: u64,
-    len: u64,
-    left: Arc<AtomicU64>,
-}
-
-impl Window {
-    fn new(side: &Side, part: &PartDifference) -> Self {
-        let len = part.end.saturating_sub(part.start);
-        let budget = len
-            .saturating_mul(4)
-            .saturating_add(limits::DIFF_READ_SLACK);
-        Self {
-            side: side.clone(),
-            start: part.start,
-            len,
-            left: Arc::new(AtomicU64::new(budget)),
-        }
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let wanted = out.len() as u64;
-        let end = offset.checked_add(wanted).filter(|end| *end <= self.len);
-        if end.is_none() {
-            let why = format!("{wanted} bytes at {offset} lie outside of the partition");
-            return Err(Error::new(ErrorKind::OutOfBounds, why));
-        }
-        // Small reads cost a call as well.
-        self.spend(wanted.max(64))?;
-        self.side.read(self.start + offset, out)
-    }
-
-    fn spend(&self, bytes: u64) -> Result<()> {
-        let take = |left: u64| left.checked_sub(bytes);
-        let taken = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        if taken.is_ok() {
-            return Ok(());
-        }
-        let why =
-            "more is read than the partition can hold: it leads in circles, or holds huge holes";
-        Err(Error::new(ErrorKind::InvalidFormat, why))
-    }
-}
-
 #[cfg(test)]
 mod test;
+#[cfg(test)]
+mod test_foreign;

@@ -1,6 +1,7 @@
 //! A door for the fuzz targets (`tools/fuzz`): decoders of files of this room. Only there when built with
 //! `--cfg fuzzing`.
 
+pub use super::diff::fuzzing::files;
 use super::import::layout::{Hold, Layout};
 use super::import::vhd::Vhd;
 use super::import::vhdx::Vhdx;

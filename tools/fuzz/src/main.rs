@@ -7,8 +7,10 @@
 #![no_main]
 
 mod boot;
+mod catalog_text;
 mod connection;
 mod disk;
+mod files;
 mod login;
 mod names;
 mod pdu;
@@ -57,6 +59,8 @@ static TARGETS: &[Target] = &[
     target("names", names::run, 96 << 20),
     target("disk", disk::run, 48 << 20),
     target("store", store::run, 64 << 20),
+    target("files", files::run, 128 << 20),
+    target("catalog_text", catalog_text::run, 64 << 20),
     // Not a target: writes the seeds.
     target("seeds", seeds::run, 64 << 20),
 ];

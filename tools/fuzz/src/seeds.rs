@@ -62,6 +62,8 @@ pub(crate) fn run(_: &[u8]) {
     }
     disks(&place("disk"));
     stores(&place("store"));
+    file_systems(&place("files"));
+    catalog_texts(&place("catalog_text"));
 }
 
 /// A login request of the target `login`: flags, then texts.
@@ -718,15 +720,67 @@ fn stores(place: &Place) {
         ("soft", vec![0x04, 0x06]),
         ("torn", vec![0x44]),
         ("last", vec![0x3c, 0x3d]),
+        // Format 3: its soft log may say that a sync failed.
+        ("poisoned", vec![0x04, 0x06]),
+        ("redo", vec![0x04]),
     ] {
         let mut bytes = vec![2];
         for what in logs {
-            bytes.extend_from_slice(&[what, 1]);
-            bytes.extend_from_slice(&frame);
+            let version = if matches!(name, "poisoned" | "redo") { 0x20 } else { 0 };
+            bytes.extend_from_slice(&[what, 1 | version]);
+            match (name, what) {
+                // Each entry: kind, layer, generation, and its own; four make a frame.
+                ("poisoned", 0x06) => {
+                    bytes.extend_from_slice(&[13, 1, 1, 13, 3, 1, 0, 0, 0, 0, 0, 0]);
+                }
+                ("redo", _) => {
+                    bytes.extend_from_slice(&born);
+                    bytes.extend_from_slice(&[1, 1, 1, 8, 0, 32, 1, 1, 1, 16, 0, 32, 12, 1, 1, 8, 0]);
+                }
+                _ => bytes.extend_from_slice(&frame),
+            }
             if what & 0x40 != 0 {
                 bytes.extend_from_slice(&[40, 0, 9]);
             }
         }
         place.put(name, &bytes);
     }
+}
+
+/// Each small disk whole, and with harm in the sectors that come first: boot sector, superblock, tables.
+fn file_systems(place: &Place) {
+    for (which, name) in ["ext4", "fat12", "fat32", "ntfs", "xfs4", "xfs5"].iter().enumerate() {
+        let which = u8::try_from(which).expect("few of them");
+        place.put(name, &[which]);
+        for (nth, sector) in [0_u8, 2, 9, 30].into_iter().enumerate() {
+            let harm = [sector, 0, 40, nth as u8, 4, 1, 2, 3, 4, sector, 1, 7, 0, 2, 0xff, 0xff];
+            place.put(&format!("{name}-{nth}"), &[&[which], &harm[..]].concat());
+        }
+    }
+}
+
+fn catalog_texts(place: &Place) {
+    let id = "00112233".repeat(8);
+    let whole = format!(
+        "format: 1\nimages:\n  debian12:\n    next: 9\n    tags:\n      stable: 1\n    versions:\n      \
+        1:\n        id: {id}\n        size: 65536\n        note: \"6.12: # new\"\n        arch: x86_64\n\
+        profiles:\n  disks:\n    disk: [read-only, 512n]\n    layer-limit: 8G\n    layer-warn: 6G\n\
+        nodes:\n- nodes: n[1-3]\n  profile: disks\n  image: debian12:stable\n  mode: persistent\n  \
+        macs:\n    n1: [\"52:54:00:00:00:01\", 52-54-00-00-00-02]\n  ips: {{n1: 10.0.0.1}}\n  \
+        power: \"ipmitool -H {{node}} {{action}}\"\n- nodes: n9\n  boot: local\n  loader: chain\n\
+        drain:\n  head: {{}}\n  nodes:\n  - nodes: n2\n    to: 10.0.0.2:3260\n\
+        identities:\n  n1: {{disk: a, secret: \"0x1\", head_secret: '1e3'}}\n"
+    );
+    let json = r#"{"format":1,"nodes":[{"nodes":"n[1-2]","mode":"ephemeral"}],"images":{}}"#;
+    for (name, text) in [
+        ("whole", whole.as_str()),
+        ("json", json),
+        ("alias", "format: 1\na: &a [x,x]\nb: *a\n"),
+        ("deep", "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["),
+        ("block", "format: 1\nimages:\n  d:\n    versions:\n      1:\n        note: |\n          a\n"),
+        ("two", "format: 1\n---\nformat: 1\n"),
+    ] {
+        place.put(name, &[&[0], text.as_bytes()].concat());
+    }
+    place.put("built", &[1, 3, 6, 7, 72, 11, 12, 72, 14, 15]);
 }

@@ -3,8 +3,8 @@
 
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata, PathBuf};
 
-use super::Window;
-use super::files::{Item, Kind, Names, Tree, note};
+use super::files::{Item, Kind, Names, Tree};
+use super::window::Window;
 use crate::limits;
 use crate::store::error::{Error, ErrorKind, Result};
 
@@ -60,12 +60,13 @@ fn item(metadata: &Metadata) -> Item {
         kind,
         size: metadata.len(),
         attributes: [u64::from(metadata.mode()), owner, seconds, u64::from(nanos)],
+        place: 0,
     }
 }
 
 impl Tree for Open {
     fn names(&self) -> Result<Names> {
-        let mut names = Names::new();
+        let mut names = Names::default();
         let mut todo = vec![(PathBuf::new("/"), 0)];
         while let Some((directory, depth)) = todo.pop() {
             let shown = directory.display().to_string();
@@ -85,10 +86,14 @@ impl Tree for Open {
                     }
                     todo.push((path.clone(), depth + 1));
                 }
-                note(&mut names, AsRef::<[u8]>::as_ref(&path).to_vec(), item)?;
+                names.add(AsRef::<[u8]>::as_ref(&path).to_vec(), item)?;
             }
         }
         Ok(names)
+    }
+
+    fn window(&self) -> &Window {
+        &self.window
     }
 
     fn content(&self, path: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {

@@ -3,8 +3,10 @@
 //! Source: Microsoft, "FAT: General Overview of On-Disk Format", version 1.03 (2000). No well-kept library
 //! refuses hostile bytes without panics, and a panic would end the head: so this is ours.
 
-use super::Window;
-use super::files::{Item, Kind, Names, Tree, note};
+use super::bytes::{le16, le32};
+use super::content::{Extent, Extents, Held, Stream};
+use super::files::{Item, Kind, Names, Tree};
+use super::window::Window;
 use crate::limits;
 use crate::store::error::{Error, ErrorKind, Result};
 
@@ -36,13 +38,11 @@ struct Shape {
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    let raw: &[u8; 2] = bytes.get(at..)?.first_chunk()?;
-    Some(u64::from(u16::from_le_bytes(*raw)))
+    le16(bytes, at).map(u64::from)
 }
 
 fn long(bytes: &[u8], at: usize) -> Option<u64> {
-    let raw: &[u8; 4] = bytes.get(at..)?.first_chunk()?;
-    Some(u64::from(u32::from_le_bytes(*raw)))
+    le32(bytes, at).map(u64::from)
 }
 
 impl Shape {
@@ -90,9 +90,6 @@ struct Open {
     window: Window,
     shape: Shape,
     fat: Vec<u8>,
-    names: Names,
-    /// First cluster by path.
-    first: std::collections::BTreeMap<Vec<u8>, u32>,
 }
 
 fn wrong(why: &str) -> Error {
@@ -109,17 +106,12 @@ pub(super) fn open(window: Window) -> Result<Box<dyn Tree>> {
     if len > limits::DIFF_FAT_BYTES_MAX {
         return Err(wrong("its table is too large to be read here"));
     }
+    if shape.fat_start.saturating_add(len) > window.len() {
+        return Err(wrong("its table does not fit on the disk"));
+    }
     let mut fat = vec![0; usize::try_from(len).unwrap_or(0)];
     window.read(shape.fat_start, &mut fat)?;
-    let mut open = Open {
-        window,
-        shape,
-        fat,
-        names: Names::new(),
-        first: std::collections::BTreeMap::new(),
-    };
-    open.walk()?;
-    Ok(Box::new(open))
+    Ok(Box::new(Open { window, shape, fat }))
 }
 
 impl Open {
@@ -175,43 +167,11 @@ impl Open {
         Ok(bytes)
     }
 
-    fn walk(&mut self) -> Result<()> {
-        let root = (self.shape.bits == 32).then_some(self.shape.root_cluster);
-        let mut todo = vec![(Vec::new(), root, 0)];
-        let mut seen = std::collections::BTreeSet::new();
-        while let Some((path, first, depth)) = todo.pop() {
-            if depth > limits::DIFF_DEPTH_MAX {
-                return Err(wrong("directories lie too deep"));
-            }
-            if !seen.insert(first) {
-                return Err(wrong("a directory lies in itself, or in two places"));
-            }
-            let bytes = self.directory(first)?;
-            for (name, entry) in entries(&bytes) {
-                let path: Vec<u8> = [&path[..], b"/", name.as_bytes()].concat();
-                let low = word(entry, 26).unwrap_or(0);
-                let high = word(entry, 20).unwrap_or(0);
-                let high = if self.shape.bits == 32 { high } else { 0 };
-                let first = u32::try_from(high << 16 | low).unwrap_or(0);
-                let directory = entry[11] & DIRECTORY != 0;
-                if directory && first != 0 {
-                    todo.push((path.clone(), Some(first), depth + 1));
-                }
-                let time = long(entry, 22).unwrap_or(0);
-                let item = Item {
-                    kind: if directory {
-                        Kind::Directory
-                    } else {
-                        Kind::File
-                    },
-                    size: long(entry, 28).unwrap_or(0),
-                    attributes: [u64::from(entry[11]), if directory { 0 } else { time }, 0, 0],
-                };
-                self.first.insert(path.clone(), first);
-                note(&mut self.names, path, item)?;
-            }
-        }
-        Ok(())
+    fn first_cluster(&self, entry: &[u8]) -> u32 {
+        let low = word(entry, 26).unwrap_or(0);
+        let high = word(entry, 20).unwrap_or(0);
+        let high = if self.shape.bits == 32 { high } else { 0 };
+        u32::try_from(high << 16 | low).unwrap_or(0)
     }
 }
 
@@ -276,29 +236,92 @@ fn short_name(entry: &[u8]) -> String {
     }
 }
 
+fn item(entry: &[u8], first: u32) -> Item {
+    let directory = entry[11] & DIRECTORY != 0;
+    let time = long(entry, 22).unwrap_or(0);
+    let kind = if directory {
+        Kind::Directory
+    } else {
+        Kind::File
+    };
+    Item {
+        kind,
+        size: long(entry, 28).unwrap_or(0),
+        attributes: [u64::from(entry[11]), if directory { 0 } else { time }, 0, 0],
+        place: u64::from(first),
+    }
+}
+
 impl Tree for Open {
     fn names(&self) -> Result<Names> {
-        Ok(self.names.clone())
+        let mut names = Names::default();
+        let root = (self.shape.bits == 32).then_some(self.shape.root_cluster);
+        let mut todo = vec![(Vec::new(), root, 0)];
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some((path, first, depth)) = todo.pop() {
+            if depth > limits::DIFF_DEPTH_MAX {
+                return Err(wrong("directories lie too deep"));
+            }
+            if !seen.insert(first) {
+                return Err(wrong("a directory lies in itself, or in two places"));
+            }
+            let bytes = self.directory(first)?;
+            for (name, entry) in entries(&bytes) {
+                let path: Vec<u8> = [&path[..], b"/", name.as_bytes()].concat();
+                let first = self.first_cluster(entry);
+                let item = item(entry, first);
+                if item.kind == Kind::Directory && first != 0 {
+                    names.count(path.len())?;
+                    todo.push((path.clone(), Some(first), depth + 1));
+                }
+                names.add(path, item)?;
+            }
+        }
+        Ok(names)
     }
 
-    fn content(&self, path: &[u8], each: &mut dyn FnMut(&[u8]) -> bool) -> Result<()> {
-        let size = self.names.get(path).map_or(0, |item| item.size);
-        let Some(first) = self.first.get(path).copied().filter(|_| size > 0) else {
-            return Ok(());
-        };
-        let mut left = size;
-        let mut buffer = vec![0; usize::try_from(self.shape.cluster_bytes).unwrap_or(0)];
-        self.chain(first, |offset| {
-            let len = left.min(self.shape.cluster_bytes);
-            let part = &mut buffer[..usize::try_from(len).unwrap_or(0)];
-            self.window.read(offset, part)?;
-            left -= len;
-            Ok(each(part) && left > 0)
-        })?;
-        if left > 0 {
-            let path = String::from_utf8_lossy(path);
-            return Err(wrong(&format!("{path} ends before its size")));
+    fn window(&self) -> &Window {
+        &self.window
+    }
+
+    fn streams(&self, item: &Item) -> Result<Option<Vec<Stream>>> {
+        let first = u32::try_from(item.place).unwrap_or(0);
+        let bytes = self.shape.cluster_bytes;
+        let mut extents = Extents::default();
+        let mut at = 0;
+        // Clusters beside each other are one extent.
+        let mut run: Option<Extent> = None;
+        let crowded = || wrong("a file lies in too many pieces");
+        if item.size > 0 {
+            self.chain(first, |disk| {
+                match &mut run {
+                    Some(run) if run.disk + run.len == disk => run.len += bytes,
+                    _ => {
+                        let next = Extent {
+                            at,
+                            disk,
+                            len: bytes,
+                        };
+                        if let Some(run) = run.replace(next) {
+                            extents.push(run).ok_or_else(crowded)?;
+                        }
+                    }
+                }
+                at += bytes;
+                Ok(at < item.size)
+            })?;
         }
-        Ok(())
+        if let Some(run) = run {
+            extents.push(run).ok_or_else(crowded)?;
+        }
+        if at < item.size {
+            return Err(wrong("it ends before its size"));
+        }
+        extents.trim(item.size);
+        Ok(Some(vec![Stream {
+            key: Vec::new(),
+            size: item.size,
+            held: Held::There(extents),
+        }]))
     }
 }
