@@ -14,6 +14,10 @@ use crate::store::error::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// What the second, or the first, is not.
+#[cfg_attr(
+    not(fuzzing),
+    expect(unreachable_pub, reason = "the fuzz targets are outside")
+)]
 pub fn files(before: Sparse, after: Sparse) -> Result<FileDifference> {
     let mut head = [0; HEAD];
     let short = || Error::new(ErrorKind::Unsupported, "no file system is known there");

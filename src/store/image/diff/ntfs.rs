@@ -208,7 +208,7 @@ impl Open {
             for raw in bytes.chunks_exact(len) {
                 match Record::decode(raw.to_vec()) {
                     Found::Record(record) => {
-                        damaged += u64::from(!self.found.take(number, &record)?)
+                        damaged += u64::from(!self.found.take(number, &record)?);
                     }
                     Found::Damaged => damaged += 1,
                     Found::Nothing => {}
