@@ -12,7 +12,7 @@ use super::{
     Document, FORMAT, Fault, IdentityText, ImageText, NodeText, OrderText, ProfileText, VersionText,
 };
 use crate::catalog::{
-    DiskTrait, DiskTraits, ImageRef, ProfileRecord, Secret, Settings, parse_size,
+    DiskTrait, DiskTraits, ImageRef, ProfileRecord, Secret, Settings, VersionSelector, parse_size,
 };
 use crate::config::nearest;
 use crate::names::{Mac, NodeName, NodeSet, parse_portal};
@@ -83,12 +83,14 @@ pub(in crate::head) fn read(text: &str) -> Result<Document> {
 
 fn images(value: Value) -> Result<Vec<ImageText>> {
     let image = |(key, value): (Key, Value)| {
+        image_name(&key)?;
         let what = format!("image `{}`", key.text);
         let mut fields = fields(value, &what, &["next", "current", "tags", "versions"])?;
         let next = fields.remove("next");
         let current = fields.remove("current");
         let tags = fields.remove("tags").map(|v| entries(v, "tags"));
         let tag = |(key, value): (Key, Value)| {
+            tag_name(&key)?;
             let number = parsed(value, &format!("tag `{}`", key.text))?;
             Ok((key.text, number))
         };
@@ -111,6 +113,29 @@ fn images(value: Value) -> Result<Vec<ImageText>> {
         })
     };
     entries(value, "images")?.into_iter().map(image).collect()
+}
+
+/// A name without a version: what stands in the catalog must be able to stand in a command and in a text.
+fn image_name(key: &Key) -> Result<()> {
+    match ImageRef::parse(&key.text) {
+        Ok(image) if image.version.is_none() => Ok(()),
+        Ok(_) => {
+            let why = format!("image `{}`: versions stand below `versions`", key.text);
+            Err(Fault::new(key.line, why))
+        }
+        Err(why) => Err(Fault::new(key.line, why)),
+    }
+}
+
+fn tag_name(key: &Key) -> Result<()> {
+    match VersionSelector::parse(&key.text) {
+        Ok(VersionSelector::Tag(_)) => Ok(()),
+        Ok(_) => {
+            let why = format!("tag `{}`: a number cannot be a tag", key.text);
+            Err(Fault::new(key.line, why))
+        }
+        Err(why) => Err(Fault::new(key.line, why)),
+    }
 }
 
 fn version(image: &str, key: &Key, value: Value) -> Result<VersionText> {

@@ -84,6 +84,21 @@ fn every_wrong_key_value_and_shape_is_refused_with_its_line() {
 }
 
 #[test]
+fn images_and_tags_have_names_that_can_be_written_again() {
+    let long = "a".repeat(1100);
+    for name in [&long, "deb:3", "two words", "-x", "\"a\\nb\""] {
+        refused(
+            &format!("format: 1\nimages:\n  {name}:\n    next: 1\n"),
+            &["3: "],
+        );
+    }
+    for tag in [&long, "7", "0", "two words"] {
+        let text = format!("format: 1\nimages:\n  deb:\n    next: 1\n    tags:\n      {tag}: 1\n");
+        refused(&text, &["6: "]);
+    }
+}
+
+#[test]
 fn hostile_texts_are_refused_before_they_grow() {
     let laughs = "format: 1\na: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]\n";
     refused(laughs, &["2: ", "anchor"]);
