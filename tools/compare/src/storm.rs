@@ -154,9 +154,8 @@ fn storms(options: &Options, machine: &Machine, dir: &Path) -> Result<Vec<Found>
                     failure: Some(format!("{error:#}")),
                 });
                 storm.lane = lane;
-                if let Some(failure) = &storm.failure {
-                    eprintln!("compare: {lane}: {failure}");
-                }
+                // At once: a long row of storms may be cut off.
+                eprintln!("{}", line(&storm));
                 found.push(storm);
             }
         }
