@@ -212,8 +212,7 @@ type End = (u64, u32);
 fn layers(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let mut files = BTreeMap::new();
     let mut before = (0, 0);
-    // What each journal says about the one before it, and how each really ends.
-    let mut links: BTreeMap<u32, (End, End)> = BTreeMap::new();
+    let mut links = Links::new();
     for _ in 0..5 {
         if u.is_empty() {
             break;
@@ -265,21 +264,30 @@ fn layers(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         files.insert(format!("layers/{name}.{epoch}"), sparse);
     }
     let dirs = ["layers", "layers/data"].map(str::to_owned);
-    let honest = |(epoch, (said, _)): (&u32, &(End, End))| {
-        let older = epoch.checked_sub(1).and_then(|e| links.get(&e));
-        older.is_none_or(|(_, end)| end == said)
-    };
     // A soft log may contradict the journal about a generation here, as no store of ours ever does.
     let alone = !files
         .keys()
         .any(|path: &String| path.starts_with("layers/soft."));
-    // A journal is missing between two others: what recovery makes anew (after a poisoned record, say) takes the
-    // missing number, and the next start sees the later one behind it.
-    let epochs: Vec<u32> = links.keys().copied().collect();
-    let in_row = epochs.windows(2).all(|two| two[0].checked_add(1) == Some(two[1]));
-    let honest = alone && in_row && links.iter().all(honest);
+    let honest = alone && fit_together(&links);
     open_twice(&MemoryDisk::from_parts(files, BTreeSet::from(dirs)), honest);
     Ok(())
+}
+
+/// What each journal says about the one before it, and how each really ends, by number.
+type Links = BTreeMap<u32, (End, End)>;
+
+/// Each says of the one before it what is so, and none is missing between two others: what recovery makes anew (after
+/// a poisoned record, say) would take the missing number, and the next start sees the later one behind it.
+fn fit_together(links: &Links) -> bool {
+    let true_word = |(epoch, (said, _)): (&u32, &(End, End))| {
+        let older = epoch.checked_sub(1).and_then(|e| links.get(&e));
+        older.is_none_or(|(_, end)| end == said)
+    };
+    let epochs: Vec<u32> = links.keys().copied().collect();
+    let in_row = epochs
+        .windows(2)
+        .all(|two| two[0].checked_add(1) == Some(two[1]));
+    in_row && links.iter().all(true_word)
 }
 
 /// `honest`: the journals fit together, so that a second start finds what the first one left.
