@@ -1,6 +1,6 @@
 //! A disk in memory that does what the block operations say, and checks each of them.
 
-use reveille::scsi::{BlockOp, Extent, Move, Outcome, Wipe};
+use reveille::scsi::{BlockOp, Extent, Move, Outcome, Provision, Wipe};
 use reveille::units::ByteRange;
 
 pub(crate) const SECTOR: usize = 512;
@@ -46,6 +46,16 @@ impl Volume {
         let len = here.len();
         self.bytes[here].copy_from_slice(&data[..len]);
         self.map(range, true);
+    }
+
+    fn provision(&self) -> Outcome {
+        let used = self.mapped.iter().filter(|mapped| **mapped).count() as u64;
+        let all = self.mapped.len() as u64;
+        Outcome::Provision(Provision {
+            used_bytes: used * 4096,
+            available_bytes: (all - used) * 4096,
+            shared: false,
+        })
     }
 
     /// The outcome, and the bytes of a read. Panics when the operation is not one that a volume may be
@@ -116,6 +126,7 @@ impl Volume {
                 self.check(*range);
                 return (self.extents(*range, *count_max), Vec::new());
             }
+            BlockOp::Provision => return (self.provision(), Vec::new()),
         }
         (Outcome::Done, Vec::new())
     }
