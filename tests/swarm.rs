@@ -7,10 +7,10 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
 
 use common::{PATIENCE, TestHead, raw_disk};
@@ -59,6 +59,26 @@ fn json(head: &TestHead, name: &str) -> Value {
 
 fn number(step: &Value, path: &str) -> u64 {
     step.pointer(path).and_then(Value::as_u64).unwrap()
+}
+
+/// A storm of `nodes` that runs, and the lines that it says meanwhile.
+fn started(
+    head: &TestHead,
+    trace: &str,
+    nodes: &str,
+    json: &str,
+) -> (Child, Lines<BufReader<ChildStderr>>) {
+    let mut storm = head
+        .command()
+        .args([
+            "swarm", "run", "--trace", trace, "--nodes", nodes, "--json", json,
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(storm.stderr.take().unwrap()).lines();
+    (storm, lines)
 }
 
 #[test]
@@ -213,16 +233,7 @@ fn nodes_go_on_when_the_head_is_killed_and_comes_back() {
     };
     let (mut head, trace) = head_with(&config, 8, &long);
     let file = head.path("storm.json").display().to_string();
-    let mut storm = head
-        .command()
-        .args([
-            "swarm", "run", "--trace", &trace, "--nodes", "8", "--json", &file,
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(storm.stderr.take().unwrap()).lines();
+    let (mut storm, mut lines) = started(&head, &trace, "8", &file);
     // A line a second: after the third the nodes are in the middle of their boots.
     for _ in 0..3 {
         let line = lines.next().unwrap().unwrap();
@@ -278,16 +289,7 @@ fn ctrl_c_ends_in_order_with_what_there_is() {
     let config = "[iscsi]\nlisten = [\"127.0.0.1:0\"]\nauth = \"none\"\n";
     let (head, trace) = head_with(config, 2, &slow);
     let file = head.path("storm.json").display().to_string();
-    let mut storm = head
-        .command()
-        .args([
-            "swarm", "run", "--trace", &trace, "--nodes", "2", "--json", &file,
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(storm.stderr.take().unwrap()).lines();
+    let (mut storm, mut lines) = started(&head, &trace, "2", &file);
     lines.next().unwrap().unwrap();
     let pid = storm.id().to_string();
     assert!(

@@ -1,6 +1,7 @@
 //! Which setting reaches which room: all of them on one page.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use crate::api::Fallbacks;
 use crate::boot;
@@ -30,12 +31,14 @@ fn memory_bytes() -> u64 {
     let machine = rustix::system::sysinfo();
     let machine = machine.totalram.saturating_mul(u64::from(machine.mem_unit));
     let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = group.lines().find_map(|line| line.strip_prefix("0::"));
-    let limit = path.and_then(|path| {
-        let file = format!("/sys/fs/cgroup{}/memory.max", path.trim_end_matches('/'));
+    let own = group.lines().find_map(|line| line.strip_prefix("0::/"));
+    // A group may have no more than any group above it.
+    let groups = own.into_iter().flat_map(|own| Path::new(own).ancestors());
+    let limit = |group: &Path| -> Option<u64> {
+        let file = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
         std::fs::read_to_string(file).ok()?.trim().parse().ok()
-    });
-    machine.min(limit.unwrap_or(u64::MAX))
+    };
+    groups.filter_map(limit).fold(machine, u64::min)
 }
 
 pub(super) fn upkeep(settings: &Settings) -> UpkeepOptions {

@@ -136,6 +136,11 @@ impl MemoryDisk {
         self.file(path).bytes.lock().unwrap().cache.clear();
     }
 
+    /// Pages of a file that are in memory.
+    pub(super) fn cached(&self, path: &str) -> usize {
+        self.file(path).bytes.lock().unwrap().cache.len()
+    }
+
     /// Flips a bit on the medium, not in memory.
     pub(super) fn flip(&self, path: &str, offset: usize) {
         self.file(path).bytes.lock().unwrap().medium[offset] ^= 1;

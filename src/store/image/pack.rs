@@ -414,7 +414,9 @@ impl Pack {
     /// nobody reads does not take its place.
     pub(super) fn patrol(&self, wanted: Wanted) -> Result<()> {
         let mut scratch = Buffer::take(CHUNK_LEN);
-        let hot = self.try_read(std::iter::once(wanted), 0, &mut scratch);
+        // The page cache alone is asked: what is held in memory of our own is there whatever becomes of it, and
+        // this look is no use of it.
+        let hot = self.try_cached(std::iter::once(wanted), 0, &mut scratch);
         let result = self.scrub(wanted);
         if !hot.unwrap_or(false) {
             self.file

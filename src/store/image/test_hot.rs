@@ -94,6 +94,17 @@ fn a_look_at_all_chunks_holds_none_of_them() {
 }
 
 #[test]
+fn a_patrol_leaves_the_page_cache_without_what_is_held() {
+    let (disk, store, image, _) = cold(64 * CHUNK_BYTES);
+    read_all(&image).unwrap();
+    disk.evict(&pack_path(1));
+    for chunk in image.chunks() {
+        store.patrol(chunk.place, chunk.id).unwrap();
+    }
+    assert_eq!(disk.cached(&pack_path(1)), 0);
+}
+
+#[test]
 fn a_scrub_finds_on_the_medium_what_the_held_bytes_hide() {
     let (disk, store, image, model) = cold(64 * CHUNK_BYTES);
     read_all(&image).unwrap();
