@@ -465,7 +465,7 @@ fn the_trace_of_the_debian_boot_is_whole() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/traces/debian-12-boot.trace.gz");
     let trace = trace(&path);
     let sum = trace.summary();
-    assert_eq!((sum.reads, sum.writes, sum.flushes), (3675, 71, 15));
+    assert_eq!((sum.reads, sum.writes, sum.flushes), (3676, 61, 12));
     let kinds: Vec<_> = sum.sessions.iter().map(|s| &*s.initiator).collect();
     assert_eq!(kinds, ["firmware", "firmware", "os", "os"]);
     assert!(trace.about("image").is_some() && trace.about("note").is_some());

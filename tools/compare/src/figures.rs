@@ -225,6 +225,7 @@ mod test {
                 lanes: Vec::new(),
             },
             cells: rates.iter().map(cell).collect(),
+            profile: None,
         }
     }
 

@@ -9,6 +9,7 @@
 //!    load      a round of commands, by `session` over `wire`
 //!    logins    a round of logins                 memory    idle sessions
 //!    verify    that the bytes are right          content   what bytes there are
+//!                                                 flames    where a server's time goes
 //! ```
 //! Servers run on core 1, the load on core 0. All servers stay; only one of them has work at a time. Everything
 //! has a time limit; a case that fails on a target is told in the table, and the others go on.
@@ -17,6 +18,7 @@ pub mod bare;
 pub mod cases;
 pub mod content;
 pub mod figures;
+pub mod flames;
 pub mod histogram;
 pub mod load;
 pub mod login;
@@ -102,6 +104,13 @@ fn compare(words: &[&str]) -> Result<bool> {
         rows.extend(runner::run(&mut park, &group, &options, &pattern));
     }
     drop(park);
+    if let Some(dir) = &options.flames {
+        let profiles: Vec<_> = rows
+            .iter()
+            .filter_map(|found| found.profile.clone())
+            .collect();
+        put(Some(&dir.join("profiles.md")), &flames::markdown(&profiles))?;
+    }
     let report = Report {
         versions,
         about: about(&options, &machine, &before),

@@ -81,6 +81,8 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// Where the table goes; standard output if none.
     pub out: Option<PathBuf>,
+    /// Where flame graphs of our server go, one for each case, if they are wanted.
+    pub flames: Option<PathBuf>,
 }
 
 /// The text of `--help`.
@@ -96,6 +98,8 @@ usage: tools/compare/run [OPTION...]           one table of ratios
   --dir DIR                       some 7 GiB of files go there (default: TMPDIR or /tmp)
   --json FILE                     all figures, with every round
   --out FILE                      the table (default: standard output)
+  --flames DIR                    after the rounds of each case another one of Reveille alone with `perf` beside it:
+                                  DIR/CASE.svg (and DIR/profiles.md: what takes most; needs linux-perf)
   --quick                         a test of the tool: small, short, on no core in particular
 
   storm:
@@ -105,6 +109,7 @@ usage: tools/compare/run [OPTION...]           one table of ratios
   --targets ours,tgt              (default: both)
   --limit S                       longest time of one storm (default 600)
   --dir DIR, --json FILE, --out FILE  as above
+  --flames DIR                    DIR/storm-N.svg of Reveille's server in each storm of N nodes, whose times do not count then
 ";
 
 impl Options {
@@ -124,6 +129,7 @@ impl Options {
             dir: std::env::temp_dir(),
             json: None,
             out: None,
+            flames: None,
         };
         let mut rest = words.iter();
         while let Some(flag) = rest.next() {
@@ -144,6 +150,7 @@ impl Options {
                 "--dir" => options.dir = value.into(),
                 "--json" => options.json = Some(value.into()),
                 "--out" => options.out = Some(value.into()),
+                "--flames" => options.flames = Some(value.into()),
                 _ => bail!("unknown flag {flag}\n{USAGE}"),
             }
         }

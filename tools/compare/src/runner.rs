@@ -1,12 +1,14 @@
 //! Runs the groups: opens all sessions of a group, checks what they read, then round after round, each time all
 //! rows on all targets (A B C A B C ...), only one of them at a time.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cases::{Act, Group, Row, processes};
 use crate::content;
+use crate::flames::{Look, Profile};
 use crate::load::{Load, Plan, Round};
 use crate::login::open_disk;
 use crate::logins::Logins;
@@ -21,6 +23,8 @@ const OPEN_MAX: Duration = Duration::from_secs(90);
 const LOGIN_NAMES: usize = 64;
 /// Longest time to learn how they log in.
 const RECORD_MAX: Duration = Duration::from_secs(20);
+/// A round under `perf`.
+const PROFILE_TIME: Duration = Duration::from_secs(5);
 
 /// What a row found on a target.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct Found {
     pub row: Row,
     /// Its targets.
     pub cells: Vec<Cell>,
+    /// Where our server's time went, if that was asked.
+    pub profile: Option<Profile>,
 }
 
 #[derive(Debug)]
@@ -112,8 +118,17 @@ pub fn run(park: &mut Park<'_>, group: &Group, options: &Options, pattern: &[u8]
         .map(|row| Found {
             row: row.clone(),
             cells: Vec::new(),
+            profile: None,
         })
         .collect();
+    for seat in seats.iter_mut().filter(|seat| seat.target == Target::Ours) {
+        if let (Some(dir), Some(found)) = (&options.flames, found.get_mut(seat.row)) {
+            match flames(park, seat, dir, &found.row.name, pattern) {
+                Ok(profile) => found.profile = profile,
+                Err(error) => eprintln!("compare: {}: no flame graph: {error:#}", found.row.name),
+            }
+        }
+    }
     for seat in seats {
         if let Some(found) = found.get_mut(seat.row) {
             found.cells.push(Cell {
@@ -124,6 +139,23 @@ pub fn run(park: &mut Park<'_>, group: &Group, options: &Options, pattern: &[u8]
         }
     }
     found
+}
+
+/// One more round, which does not count, with `perf` beside the server.
+fn flames(
+    park: &mut Park<'_>,
+    seat: &mut Seat,
+    dir: &Path,
+    name: &str,
+    pattern: &[u8],
+) -> Result<Option<Profile>> {
+    if seat.bench.is_none() {
+        return Ok(None);
+    }
+    let look = Look::begin(park.server(seat.which)?.pid(), dir, name)?;
+    round(park, seat, PROFILE_TIME, pattern)?;
+    seat.rounds.pop();
+    look.end().map(Some)
 }
 
 fn round(park: &mut Park<'_>, seat: &mut Seat, time: Duration, pattern: &[u8]) -> Result<()> {

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab::proc::wait_until;
 use serde_json::{Value, json};
 
+use crate::flames::{self, Look};
 use crate::machine::{self, Cpu, Machine, Memory};
 use crate::options::{self, USAGE};
 use crate::park::Target;
@@ -32,6 +33,7 @@ struct Options {
     dir: PathBuf,
     json: Option<PathBuf>,
     out: Option<PathBuf>,
+    flames: Option<PathBuf>,
 }
 
 /// One storm.
@@ -92,6 +94,7 @@ fn read(words: &[&str]) -> Result<Options> {
         dir: std::env::temp_dir(),
         json: None,
         out: None,
+        flames: None,
     };
     let mut rest = words;
     while let [flag, value, tail @ ..] = rest {
@@ -107,6 +110,7 @@ fn read(words: &[&str]) -> Result<Options> {
             "--dir" => options.dir = value.into(),
             "--json" => options.json = Some(value.into()),
             "--out" => options.out = Some(value.into()),
+            "--flames" => options.flames = Some(value.into()),
             _ => bail!("unknown flag {flag}\n{USAGE}"),
         }
         rest = tail;
@@ -209,8 +213,17 @@ fn storm(
         .stdout(said.try_clone()?)
         .stderr(said)
         .spawn()?;
+    let flames = options
+        .flames
+        .as_ref()
+        .filter(|_| target == Target::Ours && !read_only);
+    let look = flames.map(|dir| Look::begin(pid, dir, &format!("storm-{nodes}")));
     let ended = end(child, options.limit);
     let wall = began.elapsed();
+    if let Some(look) = look {
+        let profile = look.and_then(Look::end)?;
+        eprint!("{}", flames::markdown(&[profile]));
+    }
     let words = fs::read_to_string(dir.join("swarm.log")).unwrap_or_default();
     let tail: Vec<&str> = words.lines().rev().take(3).collect();
     let failure = match ended {
