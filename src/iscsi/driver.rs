@@ -132,6 +132,10 @@ pub(super) struct Feature {
     slice_end: Instant,
     /// It must.
     spent: bool,
+    /// The socket had no more than was read last.
+    drained: bool,
+    /// What was read is worked up, as far as it is whole.
+    hungry: bool,
     /// PDUs until the next look at the clock.
     until_look: u32,
     turn: Turn,
@@ -202,6 +206,8 @@ impl Feature {
             writes: 0,
             slice_end: now,
             spent: false,
+            drained: false,
+            hungry: false,
             until_look: limits::PDUS_PER_LOOK,
             turn,
             _places: (door.link, door.discovery),
@@ -234,6 +240,10 @@ impl Feature {
                 self.turn.rest();
                 return Poll::Ready(why);
             }
+            if self.spent && self.is_done() {
+                // One command whose answer took the slice: there is nothing to wait in line for.
+                self.spent = false;
+            }
             if self.spent {
                 self.take_tick(cx);
                 self.settle();
@@ -249,6 +259,11 @@ impl Feature {
             }
             self.look();
         }
+    }
+
+    /// True when all that came is answered and there is nothing more to read before the socket says so.
+    fn is_done(&self) -> bool {
+        self.drained && self.hungry && self.tx.is_empty() && !self.conn.has_queued()
     }
 
     /// Looks at the clock: the slice may be over.
@@ -329,9 +344,10 @@ impl Feature {
         };
         let mut buffer = ReadBuf::new(space);
         match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-            Poll::Pending => {}
+            Poll::Pending => self.drained = true,
             Poll::Ready(Ok(())) => {
                 let n = buffer.filled().len();
+                self.drained = buffer.remaining() > 0;
                 self.exec.tape.heard();
                 moved = true;
                 match (n, direct, self.direct.as_mut()) {
@@ -364,14 +380,19 @@ impl Feature {
 
     fn parse(&mut self) -> bool {
         let before = self.pdus_in;
+        self.hungry = false;
         while self.wants_input() {
             if self.direct.is_some() {
                 if !self.go_on_directly() {
+                    self.hungry = true;
                     break;
                 }
             } else {
                 match self.rx.next() {
-                    Found::More => break,
+                    Found::More => {
+                        self.hungry = true;
+                        break;
+                    }
                     Found::Whole(frame) => self.frame(&frame),
                     Found::Head(head, ahs) => self.start_direct(head, ahs),
                     Found::Broken(why) => {
