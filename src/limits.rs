@@ -130,16 +130,20 @@ pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 
 // --- iSCSI: full feature phase ---
 
-/// Bytes of the receive buffer of a quiet connection.
+/// Bytes of the receive buffer with which a connection begins to read; while it has nothing to read it has none.
 pub const RECEIVE_START: usize = 16 * 1024;
 /// Bytes to which the receive buffer grows under load: one largest PDU always fits.
 pub const RECEIVE_MAX: usize = 512 * 1024;
+/// Bytes of receive buffers that a worker keeps for whoever reads next.
+pub const RECEIVE_SPARE_BYTES: usize = 2 * RECEIVE_MAX;
 /// Payload that is not whole in the receive buffer goes straight to its final place from this size on.
 pub const DIRECT_BYTES_MIN: u32 = 4096;
 /// Bytes handed to the socket's queue before the next data PDU is made, so that urgent PDUs can pass.
 pub const SEND_BATCH_BYTES: usize = 1 << 20;
 /// Slices of one vectored write.
 pub const SEND_BATCH_SLICES: usize = 256;
+/// The same where few PDUs wait.
+pub const SEND_SHORT_SLICES: usize = 16;
 /// Urgent PDUs (NOP-In, R2T, Text, Reject) that may wait for the socket before no more input is taken.
 pub const URGENT_QUEUE_MAX: usize = 256;
 /// Rejects on one connection within a minute; a peer that earns more is cut off.

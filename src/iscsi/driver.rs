@@ -2,24 +2,25 @@
 //! the machines work, and answers in one vectored write. It stays on one worker. Whoever has much to do works in
 //! slices, in turn with others like it, so that quiet neighbours hardly notice.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::connection::{Connection, Event, Incoming, Options, Output, Place};
 use super::exec::{Completion, Executor};
 use super::frame::{Decoder, Encoder, Head, TRAILER_BYTES_MAX, Violation};
 use super::login::Established;
+use super::mailbox::{self, mailbox};
 use super::pdu::op;
 use super::rx::{Found, Frame, Rx};
 use super::shared::{Discovery, Link, Shared};
@@ -32,7 +33,7 @@ use crate::store::Buffer;
 use crate::units::UnixMillis;
 
 /// How other tasks reach a connection's task.
-pub(super) type Handle = mpsc::UnboundedSender<Note>;
+pub(super) type Handle = mailbox::Sender<Note>;
 
 /// What other tasks tell it.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ pub(super) struct Entered {
     pub(super) stream: StdStream,
     pub(super) peer: SocketAddr,
     pub(super) rx: Rx,
-    pub(super) notes: mpsc::UnboundedReceiver<Note>,
+    pub(super) notes: mailbox::Receiver<Note>,
     pub(super) discovery: Option<Discovery>,
     pub(super) new: Box<Established>,
     pub(super) session: Option<Session>,
@@ -71,11 +72,10 @@ pub(super) struct Entered {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Serves one session from its login to its end.
-pub(super) async fn serve(entered: Entered, turn: Turn) {
-    if let Some(feature) = Feature::new(entered, turn) {
-        Box::new(feature).run().await;
-    }
+/// Serves one session from its login to its end; none when its socket is gone. Made here and not in the task, so
+/// that the task is small: what the login left behind would stay in it as long as it lives.
+pub(super) fn serve(entered: Entered, turn: Turn) -> Option<impl Future<Output = ()> + Send> {
+    Feature::new(entered, turn).map(|feature| Box::new(feature).run())
 }
 
 /// Says that we are done, and lets the peer close first.
@@ -111,8 +111,8 @@ pub(super) struct Feature {
     conn: Connection,
     exec: Executor,
     direct: Option<Direct>,
-    notes: mpsc::UnboundedReceiver<Note>,
-    completions: mpsc::UnboundedReceiver<Completion>,
+    notes: mailbox::Receiver<Note>,
+    completions: mailbox::Receiver<Completion>,
     tick: Pin<Box<Sleep>>,
     /// Dropped when the session is over.
     leavers: Vec<oneshot::Sender<()>>,
@@ -132,6 +132,10 @@ pub(super) struct Feature {
     slice_end: Instant,
     /// It must.
     spent: bool,
+    /// The socket had no more than was read last.
+    drained: bool,
+    /// What was read is worked up, as far as it is whole.
+    hungry: bool,
     /// PDUs until the next look at the clock.
     until_look: u32,
     turn: Turn,
@@ -164,7 +168,7 @@ impl Feature {
             luns: if discovery { Vec::new() } else { LUNS.to_vec() },
             talkative: kind == Some(InitiatorKind::Os),
         });
-        let (done, completions) = mpsc::unbounded_channel();
+        let (done, completions) = mailbox();
         let shared = door.shared;
         shared.metrics.logins.add(1);
         shared.metrics.sessions.add(1);
@@ -202,6 +206,8 @@ impl Feature {
             writes: 0,
             slice_end: now,
             spent: false,
+            drained: false,
+            hungry: false,
             until_look: limits::PDUS_PER_LOOK,
             turn,
             _places: (door.link, door.discovery),
@@ -211,7 +217,8 @@ impl Feature {
 
     async fn run(mut self: Box<Self>) {
         let why = std::future::poll_fn(|cx| self.poll(cx)).await;
-        self.end(&why).await;
+        // In a box of its own, so that no session holds room for its end as long as it lives.
+        Box::pin(self.end(&why)).await;
     }
 
     /// Works until nothing moves any more, or its slice is over; ready with the cause when the connection is.
@@ -233,10 +240,14 @@ impl Feature {
                 self.turn.rest();
                 return Poll::Ready(why);
             }
+            if self.spent && self.is_done() {
+                // One command whose answer took the slice: there is nothing to wait in line for.
+                self.spent = false;
+            }
             if self.spent {
                 self.take_tick(cx);
                 self.settle();
-                self.turn.ask(cx.waker());
+                self.turn.ask(cx.waker(), wake_after_look);
                 return Poll::Pending;
             }
             if !moved && !self.take_tick(cx) {
@@ -248,6 +259,11 @@ impl Feature {
             }
             self.look();
         }
+    }
+
+    /// True when all that came is answered and there is nothing more to read before the socket says so.
+    fn is_done(&self) -> bool {
+        self.drained && self.hungry && self.tx.is_empty() && !self.conn.has_queued()
     }
 
     /// Looks at the clock: the slice may be over.
@@ -328,9 +344,10 @@ impl Feature {
         };
         let mut buffer = ReadBuf::new(space);
         match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-            Poll::Pending => {}
+            Poll::Pending => self.drained = true,
             Poll::Ready(Ok(())) => {
                 let n = buffer.filled().len();
+                self.drained = buffer.remaining() > 0;
                 self.exec.tape.heard();
                 moved = true;
                 match (n, direct, self.direct.as_mut()) {
@@ -363,14 +380,19 @@ impl Feature {
 
     fn parse(&mut self) -> bool {
         let before = self.pdus_in;
+        self.hungry = false;
         while self.wants_input() {
             if self.direct.is_some() {
                 if !self.go_on_directly() {
+                    self.hungry = true;
                     break;
                 }
             } else {
                 match self.rx.next() {
-                    Found::More => break,
+                    Found::More => {
+                        self.hungry = true;
+                        break;
+                    }
                     Found::Whole(frame) => self.frame(&frame),
                     Found::Head(head, ahs) => self.start_direct(head, ahs),
                     Found::Broken(why) => {
@@ -517,10 +539,8 @@ impl Feature {
             if self.tx.is_empty() {
                 break;
             }
-            let mut slices = [IoSlice::new(&[]); limits::SEND_BATCH_SLICES];
-            let count = self.tx.slices(&mut slices);
             self.exec.tape.sends();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]) {
+            match send(&mut self.stream, &self.tx, cx) {
                 Poll::Pending => {
                     self.stuck.get_or_insert(self.now);
                     break;
@@ -609,6 +629,7 @@ impl Feature {
 
     /// Books what this poll has moved.
     fn settle(&mut self) {
+        self.rx.rest();
         self.exec.settle(&self.conn, self.beside());
         if self.exec.is_short(&self.conn) {
             // Memory that others give back wakes nobody: look again soon.
@@ -668,6 +689,30 @@ impl Feature {
             linger(&mut stream).await;
         }
     }
+}
+
+/// One write of what waits.
+fn send(stream: &mut TcpStream, tx: &Tx, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let stream = Pin::new(stream);
+    if tx.is_short() {
+        // Nearly every write of a node that boots: a long list would cost more to clear than to fill.
+        let mut slices = [IoSlice::new(&[]); limits::SEND_SHORT_SLICES];
+        let count = tx.slices(&mut slices);
+        return stream.poll_write_vectored(cx, &slices[..count]);
+    }
+    let mut slices = [IoSlice::new(&[]); limits::SEND_BATCH_SLICES];
+    let count = tx.slices(&mut slices);
+    stream.poll_write_vectored(cx, &slices[..count])
+}
+
+/// Wakes a task once the sockets were looked at: who has become ready meanwhile goes first. So a quiet neighbour
+/// waits for one slice, also where many polls go by between two looks (`server.rs`).
+#[expect(clippy::needless_pass_by_value, reason = "as `Waker::wake` takes it")]
+fn wake_after_look(waker: Waker) {
+    let mut cx = Context::from_waker(&waker);
+    // The first poll of it leaves the waker with the runtime, which looks at the sockets before it calls (Tokio,
+    // `yield_now`).
+    let _ = pin!(tokio::task::yield_now()).poll(&mut cx);
 }
 
 impl Direct {

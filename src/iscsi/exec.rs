@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::budget::Account;
 use super::connection::{Connection, Event, Management, Output, TaskId};
 use super::driver::{Handle, Note};
 use super::login::Ask;
+use super::mailbox;
 use super::ops;
 use super::recorder::Tape;
 use super::reserve::{self, Change};
@@ -95,7 +96,7 @@ pub(super) struct Executor {
     ask: Ask,
     portal: SocketAddr,
     session: Option<Session>,
-    done: mpsc::UnboundedSender<Completion>,
+    done: mailbox::Sender<Completion>,
     batch: Vec<Item>,
     /// Bytes of the batch.
     batch_bytes: u64,
@@ -124,7 +125,7 @@ impl Executor {
         ask: Ask,
         portal: SocketAddr,
         session: Option<Session>,
-        done: mpsc::UnboundedSender<Completion>,
+        done: mailbox::Sender<Completion>,
     ) -> Self {
         let node = session.as_ref().map(|s| &s.node.name);
         Self {

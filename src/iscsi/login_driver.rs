@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::driver::{Entered, Handle, Note, linger};
 use super::frame::{Decoder, Encoder, Violation};
 use super::login::{self, Established, Login};
+use super::mailbox;
 use super::params::{SessionType, status};
 use super::rx::{Found, Rx};
 use super::server::Workers;
@@ -92,7 +93,7 @@ struct Door {
     peer: SocketAddr,
     /// May hold PDUs of the full feature phase already when the login is over.
     rx: Rx,
-    notes: mpsc::UnboundedReceiver<Note>,
+    notes: mailbox::Receiver<Note>,
     handle: Handle,
     /// Its place among the strangers, until it has proved who it is.
     ticket: Option<Newcomer>,

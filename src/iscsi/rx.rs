@@ -3,11 +3,14 @@
 //!
 //! A data segment that is not whole in the buffer and is large enough is handed out header first when the
 //! reader wants it so: the rest of it can then be read straight to where it belongs.
+//!
+//! There is memory only while there are bytes: `rest` gives it back to its thread between two PDUs.
 
 use std::ops::Range;
 
 use super::frame::{Decoder, Head, Headed, Violation};
 use super::pdu::{BHS_BYTES, Bhs, op};
+use super::spare;
 use crate::limits;
 
 /// What the buffer holds next.
@@ -37,7 +40,10 @@ pub(super) struct Frame {
 /// The buffer.
 #[derive(Debug)]
 pub(super) struct Rx {
+    /// Empty while there is nothing to hold.
     bytes: Vec<u8>,
+    /// Bytes that it takes when it reads.
+    size: usize,
     start: usize,
     end: usize,
     /// Bytes that the PDU at `start` needs in all.
@@ -51,18 +57,19 @@ pub(super) struct Rx {
 
 impl Rx {
     /// Expects PDUs as `decoder` says; whole ones only.
-    pub(super) fn new(decoder: Decoder, size_max: usize) -> Self {
-        Self::sized(decoder, limits::RECEIVE_START.min(size_max), size_max)
+    pub(super) const fn new(decoder: Decoder, size_max: usize) -> Self {
+        Self::sized(decoder, smaller(limits::RECEIVE_START, size_max), size_max)
     }
 
     /// For a stranger: room for one header, and for the rest of a PDU only when its header was accepted.
-    pub(super) fn frugal(decoder: Decoder) -> Self {
+    pub(super) const fn frugal(decoder: Decoder) -> Self {
         Self::sized(decoder, BHS_BYTES, BHS_BYTES)
     }
 
-    fn sized(decoder: Decoder, size: usize, size_max: usize) -> Self {
+    const fn sized(decoder: Decoder, size: usize, size_max: usize) -> Self {
         Self {
-            bytes: vec![0; size],
+            bytes: Vec::new(),
+            size,
             start: 0,
             end: 0,
             wanted: BHS_BYTES,
@@ -83,13 +90,14 @@ impl Rx {
         self.direct = true;
     }
 
-    /// From now on it may grow to `size_max` under load.
-    pub(super) fn grow_to(&mut self, size_max: usize) {
+    /// From now on it may grow to `size_max` under load, and shrinks to it when it is empty.
+    pub(super) const fn grow_to(&mut self, size_max: usize) {
+        // That the small buffer of a stranger was full says nothing about load.
+        self.crowded = self.crowded && self.size >= limits::RECEIVE_START;
         self.size_max = size_max;
-        let start = limits::RECEIVE_START.min(size_max);
-        if self.bytes.len() < start {
-            self.bytes.resize(start, 0);
-        }
+        let least = smaller(limits::RECEIVE_START, size_max);
+        let size = smaller(self.size, size_max);
+        self.size = if size < least { least } else { size };
     }
 
     /// Bytes of memory it has, and how many it must have for the PDU that is coming.
@@ -103,12 +111,11 @@ impl Rx {
             self.start = 0;
             self.end = 0;
         }
-        let mut size = self.bytes.len();
-        if self.crowded && size < self.size_max {
-            size = (size * 4).min(self.size_max);
+        if self.crowded && self.size < self.size_max {
+            self.size = (self.size * 4).min(self.size_max);
         }
         self.crowded = false;
-        size = size.max(self.wanted);
+        let mut size = self.size.max(self.wanted).max(self.bytes.len());
         if self.start > 0 && (self.end == self.bytes.len() || self.start + self.wanted > size) {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -118,9 +125,26 @@ impl Rx {
             size = size.saturating_mul(2);
         }
         if size > self.bytes.len() {
-            self.bytes.resize(size, 0);
+            self.enlarge(size);
         }
         &mut self.bytes[self.end..]
+    }
+
+    fn enlarge(&mut self, size: usize) {
+        let mut larger = spare::take(size);
+        if let Some(all) = larger.get_mut(..self.end) {
+            all.copy_from_slice(&self.bytes[..self.end]);
+        }
+        spare::give(std::mem::replace(&mut self.bytes, larger));
+    }
+
+    /// Nothing more is read now: without bytes it needs no memory.
+    pub(super) fn rest(&mut self) {
+        if self.start == self.end && !self.bytes.is_empty() {
+            spare::give(std::mem::take(&mut self.bytes));
+            self.start = 0;
+            self.end = 0;
+        }
     }
 
     /// `n` bytes were read into `space`.
@@ -187,14 +211,17 @@ impl Rx {
             && matches!(head.bhs.opcode(), op::SCSI_COMMAND | op::DATA_OUT)
     }
 
-    /// Gives the memory of a burst back.
+    /// A burst is over: the next buffer is a small one again.
     pub(super) fn shrink(&mut self) {
-        if self.start == self.end && self.bytes.len() > limits::RECEIVE_START {
-            self.bytes = vec![0; limits::RECEIVE_START];
-            self.start = 0;
-            self.end = 0;
+        self.size = limits::RECEIVE_START.min(self.size_max);
+        if self.bytes.len() > self.size {
+            self.rest();
         }
     }
+}
+
+const fn smaller(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
 }
 
 #[cfg(test)]

@@ -33,8 +33,9 @@ const BACKLOG: i32 = 4096;
 /// How much less than sessions the door may ask of a busy core (nice(2)): a third of what a worker gets.
 const DOOR_NICE: i32 = 5;
 
-/// Polls of connections between two looks at the sockets: whoever has been quiet is soon heard.
-const POLLS_PER_LOOK: u32 = 1;
+/// Polls of connections between two looks at the sockets. A busy connection is called again after a look only
+/// (`driver.rs`), so this bounds how many short polls may come before somebody who was quiet is heard.
+const POLLS_PER_LOOK: u32 = 16;
 
 /// A failing `accept` is written down at most this often.
 const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -366,7 +367,9 @@ fn work(runtime: &Runtime, mut inbox: mpsc::UnboundedReceiver<Entered>) {
             tokio::select! {
                 session = inbox.recv() => match session {
                     Some(session) => {
-                        sessions.spawn(driver::serve(session, turns.turn()));
+                        if let Some(session) = driver::serve(session, turns.turn()) {
+                            sessions.spawn(session);
+                        }
                     }
                     None => break,
                 },

@@ -10,12 +10,11 @@ use std::sync::atomic::{
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use super::bounds::Bounds;
 use super::budget::Budget;
 use super::driver::{Handle, Note};
 use super::gate::{self, Cause, Gate, Place, Verdict};
+use super::mailbox::{self, mailbox};
 use super::metrics::{Gauges, Metrics};
 use super::pace::Pace;
 use super::recorder::Recorders;
@@ -77,7 +76,7 @@ pub(super) struct Newcomer {
     place: Place,
     address: IpAddr,
     pub(super) handle: Handle,
-    pub(super) notes: Option<mpsc::UnboundedReceiver<Note>>,
+    pub(super) notes: Option<mailbox::Receiver<Note>>,
     passed: bool,
 }
 
@@ -166,7 +165,7 @@ impl Shared {
                     self.metrics.evicted.add(1);
                     let _ = evicted.send(leave("others wait for its place"));
                 }
-                let (handle, notes) = mpsc::unbounded_channel();
+                let (handle, notes) = mailbox();
                 door.handles.insert(place, handle.clone());
                 drop(door);
                 Some(Newcomer {

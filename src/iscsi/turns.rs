@@ -59,8 +59,8 @@ impl Turn {
         self.queued && self.turns.line().running != Some(self.number)
     }
 
-    /// Its slice is over and there is more to do: it is woken when its turn comes.
-    pub(super) fn ask(&mut self, waker: &Waker) {
+    /// Its slice is over and there is more to do: it is woken when its turn comes. `wake` wakes whoever is next.
+    pub(super) fn ask(&mut self, waker: &Waker, wake: impl FnOnce(Waker)) {
         let called = {
             let mut line = self.turns.line();
             if line.running == Some(self.number) {
@@ -72,7 +72,7 @@ impl Turn {
         };
         self.queued = true;
         if let Some(waker) = called {
-            waker.wake();
+            wake(waker);
         }
     }
 
@@ -129,11 +129,11 @@ mod test {
         let (bell_a, wake_a) = bell();
         let (bell_b, wake_b) = bell();
         let (bell_c, wake_c) = bell();
-        a.ask(&wake_a);
-        b.ask(&wake_b);
-        c.ask(&wake_c);
+        a.ask(&wake_a, Waker::wake);
+        b.ask(&wake_b, Waker::wake);
+        c.ask(&wake_c, Waker::wake);
         assert!(!a.waits() && b.waits() && c.waits());
-        a.ask(&wake_a);
+        a.ask(&wake_a, Waker::wake);
         assert!(a.waits() && !b.waits(), "behind the others");
         b.rest();
         assert!(!b.waits() && !c.waits());
@@ -148,8 +148,8 @@ mod test {
         let turns = Turns::default();
         let (mut a, mut b) = (turns.turn(), turns.turn());
         let (_, wake) = bell();
-        a.ask(&wake);
-        b.ask(&wake);
+        a.ask(&wake, Waker::wake);
+        b.ask(&wake, Waker::wake);
         drop(b);
         a.rest();
         assert!(turns.line().waiting.is_empty() && turns.line().running.is_none());

@@ -96,11 +96,13 @@ impl Tx {
         pushed
     }
 
+    /// True when all that waits fits in `SEND_SHORT_SLICES`, unless a payload is in many pieces.
+    pub(super) fn is_short(&self) -> bool {
+        self.items.len() * 3 <= limits::SEND_SHORT_SLICES
+    }
+
     /// Fills `out` with what waits, in order; returns how many slices it used.
-    pub(super) fn slices<'a>(
-        &'a self,
-        out: &mut [IoSlice<'a>; limits::SEND_BATCH_SLICES],
-    ) -> usize {
+    pub(super) fn slices<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
         let mut used = 0;
         let mut skip = self.gone;
         let mut parts = self.items.iter().flat_map(Item::parts);
