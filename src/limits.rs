@@ -1,6 +1,7 @@
 //! Every bound of the program in one place, tied together where they depend on each other.
 //! Level 0: names no other room.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 // --- iSCSI: sizes (RFC 7143; what initiators demand: docs/protocols/iscsi.md) ---
@@ -641,11 +642,30 @@ pub const SWARM_RETRY_MAX: Duration = Duration::from_secs(1);
 pub const SWARM_RETRIES: u32 = 5;
 /// The same of BUSY and TASK SET FULL, at the first wait's pace: a minute.
 pub const SWARM_BUSY_TRIES: u32 = 1200;
+/// Block size that a virtual node asks TFTP for: iPXE's.
+pub const SWARM_TFTP_BLOCK: u16 = 1432;
+/// First wait for a TFTP server; it doubles with each repetition.
+pub const SWARM_TFTP_WAIT: Duration = Duration::from_secs(1);
+/// Longest such wait.
+pub const SWARM_TFTP_WAIT_MAX: Duration = Duration::from_secs(8);
+/// How often one datagram of a TFTP transfer is sent: a minute of a head that is away.
+pub const SWARM_TFTP_TRIES: u32 = 10;
+/// Bytes of the head of an HTTP answer.
+pub const SWARM_HTTP_HEAD_MAX: usize = 8 << 10;
+/// Bytes of its body: a script.
+pub const SWARM_HTTP_BODY_MAX: usize = 64 << 10;
+/// How often a node tries to say that it is ready, 1, 2, 4 and 8 s apart, as the images do.
+pub const SWARM_READY_TRIES: u32 = 5;
+/// Scripts in a row that tell of a trouble of the head before a node gives up; each is 10 s of waiting.
+pub const SWARM_SCRIPT_TROUBLES: u32 = 6;
+/// Virtual nodes beside their head have the addresses above this one, so that each is a client of its own.
+pub const SWARM_ADDRESSES: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 0);
 /// Nodes that a report tells one by one, of the slowest and of those with faults.
 pub const SWARM_NODES_TOLD: usize = 10;
 /// Wrong places that a report tells one by one.
 pub const SWARM_MISMATCHES_TOLD: usize = 16;
 const _: () = assert!(SWARM_LOGINS_AT_ONCE <= UNAUTHENTICATED_PER_ADDRESS);
+const _: () = assert!(SWARM_LOGINS_AT_ONCE < LOADERS_BUSY);
 const _: () = assert!(SWARM_VERIFY_BYTES.is_multiple_of(1 << 16));
 
 // --- recording traces ---

@@ -357,6 +357,110 @@ fn what_cannot_be_is_refused_with_one_line() {
     assert!(said.contains("reveille serve"), "{said}");
 }
 
+/// A head that serves boots on the loopback, its loader, and the arguments of a storm that boots from there.
+fn booting_head(nodes: u32) -> (TestHead, Vec<u8>, Vec<String>) {
+    let loaders = tempfile::tempdir().unwrap();
+    let loader: Vec<u8> = (0..70_001u32).map(|n| n.to_le_bytes()[1]).collect();
+    std::fs::write(loaders.path().join("undionly.kpxe"), &loader).unwrap();
+    let config = format!(
+        "[iscsi]\nlisten = [\"127.0.0.1:0\"]\nauth = \"mutual\"\n[boot]\ninterfaces = [\"lo\"]\ndhcp = \"off\"\n\
+         tftp = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\nloaders = \"{}\"\n",
+        loaders.path().display()
+    );
+    let mut head = TestHead::with_config(&config);
+    raw_disk(&head.path("golden.raw"), MIB);
+    let raw = head.path("golden.raw").display().to_string();
+    head.good(&["image", "import", &raw, "--name", "golden"]);
+    let set = format!("n[1-{nodes}]");
+    let first = "52:54:00:77:00:01";
+    head.good(&["node", "add", &set, "--image", "golden", "--mac", first]);
+    let trace = head.path("boot.trace.gz");
+    std::fs::write(&trace, synthetic(&shape()).write()).unwrap();
+    head.serve();
+    let (trace, json) = (trace.display().to_string(), head.path("storm.json"));
+    let (tftp, http) = (head.service("tftp"), head.service("http"));
+    let json = json.display().to_string();
+    let args = [
+        "swarm",
+        "run",
+        "--trace",
+        &trace,
+        "--no-think",
+        "--json",
+        &json,
+    ];
+    let more = ["--boot", "--tftp", &tftp, "--http", &http];
+    let args = args.iter().chain(&more).map(ToString::to_string);
+    (head, loader, args.collect())
+}
+
+fn stage_count(step: &Value, stage: &str) -> u64 {
+    let stages = step["stages"].as_array().unwrap();
+    let line = stages.iter().find(|line| line["stage"] == stage);
+    line.map_or(0, |line| number(line, "/count"))
+}
+
+#[test]
+fn nodes_boot_from_the_network_and_say_that_they_are_ready() {
+    let (head, loader, args) = booting_head(40);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    head.good(&[&args[..], &["--nodes", "40"]].concat());
+    let report = json(&head, "storm.json");
+    let step = &report["steps"][0];
+    assert_eq!(number(step, "/done"), 40, "{step:#}");
+    for none in ["bad_sectors", "errors", "unverified_bytes", "reconnects"] {
+        assert_eq!(number(step, &format!("/counts/{none}")), 0, "{none}");
+    }
+    let read = number(step, "/counts/read_bytes");
+    assert_eq!(read, number(step, "/counts/verified_bytes"));
+    assert!(read >= 40 * synthetic(&shape()).summary().read_bytes);
+    assert_eq!(
+        number(step, "/counts/loader_bytes"),
+        40 * loader.len() as u64
+    );
+    for stage in ["loader", "script", "ready", "boot"] {
+        assert_eq!(stage_count(step, stage), 40, "{stage}: {step:#}");
+    }
+    assert!(number(step, "/slowest/0/netboot_us") > 0);
+    // The head saw the same boots: each script, each ready call.
+    let status: Value = serde_json::from_str(&head.good(&["status", "-o", "json"])).unwrap();
+    for node in status.as_array().unwrap() {
+        let stages = node["stages"].as_array().unwrap();
+        let seen = |name: &str| stages.iter().any(|entry| entry["stage"] == name);
+        assert!(seen("script") && seen("ready"), "{node:#}");
+    }
+    assert_eq!(status.as_array().unwrap().len(), 40);
+}
+
+#[test]
+fn a_machine_that_the_head_does_not_know_is_named_with_what_its_screen_says() {
+    let (head, _, args) = booting_head(3);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let macs = head.path("macs");
+    std::fs::write(&macs, "n2 52:54:00:99:00:02\n").unwrap();
+    let macs = macs.display().to_string();
+    let said = head.bad_words(&[&args[..], &["--nodes", "3", "--macs", &macs]].concat(), 3);
+    let words = "node n2: SCRIPT: the head's script starts no disk: unknown machine 52:54:00:99:00:02 (bios) waits \
+                 for approval";
+    assert!(said.contains(words), "{said}");
+    assert!(said.contains("of 3 nodes 1 had faults: n2"), "{said}");
+    let report = json(&head, "storm.json");
+    assert_eq!(number(&report["steps"][0], "/done"), 2);
+    // A loader that the head has not got.
+    let said = head.bad_words(
+        &[&args[..], &["--nodes", "1", "--firmware", "uefi"]].concat(),
+        3,
+    );
+    assert!(
+        said.contains("node n1: TFTP: ") && said.contains("refused ipxe.efi: error 1"),
+        "{said}"
+    );
+    // A node of which nobody knows what machine it is.
+    head.good(&["node", "add", "x1", "--image", "golden"]);
+    let said = head.bad(&[&args[..], &["--nodes", "x1"]].concat(), 4);
+    assert!(said.contains("node x1 has no hardware address"), "{said}");
+}
+
 /// tgt with one file for each node, ended with this value.
 struct Tgt {
     child: Child,

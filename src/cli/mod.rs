@@ -24,6 +24,7 @@ mod scrub;
 mod serve;
 mod status;
 mod swarm;
+mod swarm_boot;
 mod swarm_nodes;
 mod swarm_run;
 mod swarm_told;

@@ -58,6 +58,8 @@ pub(super) fn foreign(
         initiator: fill(&args.initiator_name, name, number),
         chap: None,
         mutual: None,
+        mac: None,
+        source: None,
     });
     Ok(Storm {
         nodes: nodes.collect(),
@@ -122,7 +124,7 @@ pub(super) async fn own(
     })
 }
 
-fn refused(message: &str) -> anyhow::Error {
+pub(super) fn refused(message: &str) -> anyhow::Error {
     Refusal::new(Exit::Refused, message).into()
 }
 
@@ -186,7 +188,7 @@ async fn image(
         .map(Some)
 }
 
-fn reachable(portal: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(portal: SocketAddr) -> SocketAddr {
     let ip = match portal.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -213,5 +215,7 @@ fn identity(node: &RehearsalNode, portal: SocketAddr, auth: RehearsalAuth) -> Id
         initiator: node.initiator.clone(),
         chap: own,
         mutual: head.filter(|_| auth == RehearsalAuth::Mutual),
+        mac: None,
+        source: None,
     }
 }

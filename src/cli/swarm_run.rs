@@ -12,6 +12,7 @@ use clap::ValueEnum;
 
 use super::door::{Door, Refusal};
 use super::output::stderr_is_lively;
+use super::swarm_boot::{self, BootArgs};
 use super::swarm_nodes::{self, Storm};
 use super::{Exit, progress, swarm_told};
 use crate::config::Settings;
@@ -71,7 +72,7 @@ pub(super) struct Args {
     /// At most so many at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     wave: Option<u32>,
-    /// Threads [default: one for each processor that this process may use]
+    /// Threads [default: one for each processor that this process may use; half of that beside the target]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
     /// Longest wait for the answer to one command
@@ -89,6 +90,8 @@ pub(super) struct Args {
     /// Process of another target, to tell its processor time and memory
     #[arg(long, value_name = "PID", requires = "target")]
     server_pid: Option<u32>,
+    #[command(flatten)]
+    boot: BootArgs,
     /// Write the report there as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -136,19 +139,27 @@ pub(super) fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit> {
         .enable_all()
         .build()?;
     let wanted = wanted(args)?;
-    let found = match args.target {
-        Some(target) => swarm_nodes::foreign(args, target, wanted)?,
-        None => runtime.block_on(async {
-            let door = Door::daemon(&settings.socket).await?;
-            swarm_nodes::own(&door, args, wanted, &mut plan).await
-        })?,
-    };
+    let (found, path) = runtime.block_on(async {
+        let door = match args.target {
+            Some(_) => None,
+            None => Some(Door::daemon(&settings.socket).await?),
+        };
+        let mut found = match (args.target, &door) {
+            (Some(target), _) => swarm_nodes::foreign(args, target, wanted)?,
+            (None, Some(door)) => swarm_nodes::own(door, args, wanted, &mut plan).await?,
+            (None, None) => return Err(anyhow!("there is neither a head nor another target")),
+        };
+        let boot = &args.boot;
+        let path = swarm_boot::prepare(boot, settings, door.as_ref(), &mut found.nodes).await?;
+        Ok((found, path))
+    })?;
     let counts = counts(args, found.nodes.len())?;
     let golden = golden(args, &plan, &found)?;
     let server = found.server_pid.or(args.server_pid).map(Process::of);
     let server = server.transpose().map_err(|e| anyhow!(e))?;
     let target = found.words.clone();
-    let world = world(args, plan, golden, found)?;
+    let mut world = world(args, plan, golden, found)?;
+    world.boot = path;
     let steps = storms(&runtime, args, world, &counts, server.as_ref())?;
     let name = args.trace.file_name().unwrap_or_default().to_string_lossy();
     let report = Report::new(name.into_owned(), target, !args.no_think, steps);
@@ -277,6 +288,14 @@ fn world(args: &Args, plan: Plan, golden: Option<Golden>, found: Storm) -> anyho
     Ok(world)
 }
 
+/// Beside its target a swarm leaves half of the processors to it. Fewer threads hear of more nodes at a time, and
+/// compare with golden bytes that the node before has just brought into the cache: that saves more than it costs.
+fn usual_threads(args: &Args, cores: usize) -> usize {
+    let beside = args.server_pid.is_some();
+    let beside = beside || args.target.is_none_or(|target| target.ip().is_loopback());
+    if beside { (cores / 2).max(1) } else { cores }
+}
+
 /// All storms, one after the other; one that was stopped is the last.
 fn storms(
     runtime: &tokio::runtime::Runtime,
@@ -287,7 +306,8 @@ fn storms(
 ) -> anyhow::Result<Vec<Step>> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = args.threads.map(|n| usize::try_from(n).unwrap_or(1));
-    let threads = threads.unwrap_or(cores).min(SWARM_THREADS_MAX);
+    let threads = threads.unwrap_or_else(|| usual_threads(args, cores));
+    let threads = threads.min(SWARM_THREADS_MAX);
     let start = match (args.ramp, args.wave) {
         (Some(time), _) => Start::Ramp(time),
         (None, Some(size)) => Start::Wave(usize::try_from(size).unwrap_or(usize::MAX)),

@@ -5,6 +5,7 @@
 //!   plan.rs       a trace, made ready: which operation waits for which, and for how long          (pure)
 //!   flow.rs       one session of one node: what may start now                                     (pure)
 //!   node.rs       one node: login, probes, operations, retries, reading back, logout              (pure)
+//!   firmware.rs   before that: loader by TFTP, script by HTTP; after it the ready call            (pure)
 //!   link.rs       its connection: PDUs out, PDUs in, Data-In handed on in place                   (pure)
 //!   check.rs      is this what the disk must hold? golden.rs, ledger.rs, data.rs: what that is    (pure)
 //!   tally.rs      counts and times; histogram.rs                                                  (pure)
@@ -24,6 +25,7 @@
 mod check;
 mod data;
 mod error;
+mod firmware;
 mod flow;
 mod golden;
 mod histogram;
@@ -40,6 +42,7 @@ mod tally;
 
 pub use check::Mismatch;
 pub use error::{Error, ErrorKind};
+pub use firmware::{BootPath, Firmware};
 pub use golden::Golden;
 pub use histogram::Percentiles;
 pub use node::{Identity, Verify, World};
@@ -50,6 +53,11 @@ pub use report::{NodeReport, Report, StageLine, Step, Used, seconds, slope_perce
 pub use runner::{Live, Progress, Start, run};
 pub use synth::{Shape, synthetic};
 pub use tally::{Counts, Stage};
+
+/// Microseconds of the run.
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
 
 #[cfg(test)]
 #[path = "node_test.rs"]

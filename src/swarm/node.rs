@@ -6,19 +6,24 @@
 //!     ^                                                 '----next session----> logging out --.
 //!     '---- the connection was lost: everything under way is sent again --------------------'
 //! ```
+//! If it boots from the network, an errand (`firmware.rs`) comes before the first waiting is over and names the
+//! disk, and another one, the ready call, before it reads back.
 //! Memory: the node itself, its ledger and flow, and a few hundred bytes of its link; nothing that it reads.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::check::{Known, Mismatch, Names, Verdict};
 use super::data::{self, Author};
 use super::error::Error;
+use super::firmware::{BootPath, Disk, Errand, Loaded};
 use super::flow::Flow;
 use super::golden::Golden;
 use super::ledger::Ledger;
 use super::link::{Done, Ear, Heard, Link};
+use super::micros;
 use super::plan::{Plan, PlanOp, Who};
 use super::report::NodeReport;
 use super::tally::{Stage, Tally};
@@ -26,13 +31,16 @@ use crate::iscsi::initiator::offer::Offer;
 use crate::iscsi::initiator::{Error as WireError, ErrorKind};
 use crate::iscsi::login::Credentials;
 use crate::limits::{
-    SWARM_BUSY_TRIES, SWARM_DEPTH_MAX, SWARM_LOGIN_WAIT, SWARM_RECONNECTS, SWARM_RETRIES,
-    SWARM_RETRY_MAX, SWARM_RETRY_MIN, SWARM_VERIFY_BYTES, SWARM_VERIFY_DEPTH,
+    BOOT_HTTP_PER_CLIENT, SWARM_BUSY_TRIES, SWARM_DEPTH_MAX, SWARM_LOGIN_WAIT,
+    SWARM_LOGINS_AT_ONCE, SWARM_RECONNECTS, SWARM_RETRIES, SWARM_RETRY_MAX, SWARM_RETRY_MIN,
+    SWARM_VERIFY_BYTES, SWARM_VERIFY_DEPTH, TFTP_PER_CLIENT,
 };
+use crate::names::Mac;
 use crate::trace::OpKind;
 
 mod answer;
 mod command;
+mod errands;
 
 use command::Probe;
 
@@ -63,6 +71,10 @@ pub struct Identity {
     pub chap: Option<Credentials>,
     /// The target's secret, if the target is made to prove itself.
     pub mutual: Option<Credentials>,
+    /// Its network card; one that boots from the network must have one.
+    pub mac: Option<Mac>,
+    /// The address that it speaks from; none: as the system chooses.
+    pub source: Option<IpAddr>,
 }
 
 /// What all nodes share.
@@ -71,6 +83,10 @@ pub struct World {
     plan: Plan,
     golden: Option<Golden>,
     nodes: Vec<Identity>,
+    /// What the first whole loader was: all are the same.
+    loader: OnceLock<Loaded>,
+    /// The boot services that nodes use before their disk.
+    pub boot: BootPath,
     /// Makes what nodes write differ from run to run.
     pub seed: u64,
     /// How much is compared.
@@ -100,6 +116,8 @@ impl World {
             plan,
             golden,
             nodes,
+            loader: OnceLock::new(),
+            boot: BootPath::default(),
             seed: 1,
             verify: Verify::All,
             read_only: false,
@@ -118,6 +136,16 @@ impl World {
     #[must_use]
     pub fn nodes(&self) -> &[Identity] {
         &self.nodes
+    }
+
+    /// Errands that may be under way at one time: what a head takes of one address, or of many.
+    pub(super) fn errands_at_once(&self) -> usize {
+        let own = self.nodes.iter().all(|node| node.source.is_some());
+        match (own, self.boot.tftp) {
+            (true, _) => SWARM_LOGINS_AT_ONCE,
+            (false, Some(_)) => TFTP_PER_CLIENT,
+            (false, None) => BOOT_HTTP_PER_CLIENT,
+        }
     }
 
     /// Takes other nodes: for another step over the same trace.
@@ -149,11 +177,17 @@ pub(super) enum Action {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Waiting { until: u64 },
+    /// Fetches its loader and its script.
+    Booting,
+    Waiting {
+        until: u64,
+    },
     Connecting,
     LoggingIn,
     Probing(Probe),
     Running,
+    /// Says that it is up.
+    Calling,
     ReadingBack,
     LoggingOut,
     Over,
@@ -210,6 +244,17 @@ struct Life {
     /// Connections lost since something was last answered.
     losses: u32,
     close: bool,
+    /// What it has to do before its first login.
+    boots: Option<(BootPath, Mac)>,
+    /// The ready call that it has to make.
+    calls: Option<(BootPath, Mac)>,
+    errand: Option<Box<Errand>>,
+    /// Drop the errand's socket.
+    close_errand: bool,
+    /// The last words of an errand that is over.
+    farewells: VecDeque<(Option<SocketAddr>, Vec<u8>)>,
+    /// The disk that its script named.
+    disk: Option<Box<Disk>>,
     /// Data of probes.
     small: Vec<u8>,
     /// The target's blocks, bytes.
@@ -236,6 +281,9 @@ impl Node {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
         let portal = identity.map_or(unspecified, |node| node.portal);
         let name = identity.map_or_else(String::new, |node| node.name.clone());
+        let mac = identity.and_then(|node| node.mac);
+        let boots = mac.map(|mac| (world.boot, mac));
+        let boots = boots.filter(|(path, _)| !path.is_empty());
         Self {
             link: Link::new(u64::from(world.lun) << 48),
             life: Life {
@@ -253,6 +301,12 @@ impl Node {
                 home: portal,
                 losses: 0,
                 close: false,
+                boots,
+                calls: boots.filter(|(path, _)| path.http.is_some()),
+                errand: None,
+                close_errand: false,
+                farewells: VecDeque::new(),
+                disk: None,
                 small: Vec::new(),
                 block: data::SECTOR,
                 zeroes: false,
@@ -265,12 +319,13 @@ impl Node {
 
     /// True when nothing more will happen.
     pub(super) fn is_over(&self) -> bool {
-        self.life.phase == Phase::Over && !self.life.close
+        self.life.phase == Phase::Over && !self.life.close && !self.life.close_errand
     }
 
     /// `action` would ask for a connection.
     pub(super) const fn wants_connection(&self, now: u64) -> bool {
-        matches!(self.life.phase, Phase::Waiting { until } if until <= now)
+        let waits = matches!(self.life.phase, Phase::Waiting { until } if until <= now);
+        waits && self.life.boots.is_none()
     }
 
     /// It is on its way in.
@@ -291,11 +346,15 @@ impl Node {
         }
         match life.phase {
             Phase::Waiting { until } if until <= now => {
-                life.enter(Phase::Connecting, now);
                 if life.began.is_none() {
                     life.began = Some(now);
                     life.report.began_us = now;
                 }
+                if life.boots.is_some() {
+                    life.boot(now);
+                    return Action::Nothing;
+                }
+                life.enter(Phase::Connecting, now);
                 Action::Connect(life.portal)
             }
             _ => Action::Nothing,
@@ -305,7 +364,8 @@ impl Node {
     /// The next moment at which `drive` or `action` has something to do without being asked.
     pub(super) fn due(&self) -> Option<u64> {
         let life = &self.life;
-        match life.phase {
+        let errand = life.errand.as_ref().and_then(|errand| errand.due());
+        let own = match life.phase {
             Phase::Waiting { until } => Some(until),
             Phase::Probing(_) => life.again.front().map(|(due, ..)| *due),
             Phase::Running | Phase::ReadingBack
@@ -316,7 +376,8 @@ impl Node {
                 [again, next].into_iter().flatten().min()
             }
             _ => None,
-        }
+        };
+        [own, errand].into_iter().flatten().min()
     }
 
     /// The connection stands.
@@ -336,9 +397,9 @@ impl Node {
         life.enter(Phase::LoggingIn, now);
         let who = world.plan.sessions.get(life.flow.session());
         let who = who.map_or(Who::Linux, |session| session.who);
-        if let Some(node) = world.nodes.get(life.id as usize) {
-            self.link
-                .log_in(offer(node, who, life.id, world.seed ^ now), out);
+        if let Some(node) = life.identity(world) {
+            let offer = offer(&node, who, life.id, world.seed ^ now);
+            self.link.log_in(offer, out);
         }
     }
 
@@ -415,19 +476,20 @@ impl Node {
         if !world.plan.ops.is_empty() {
             life.flow.begin(&world.plan, now);
         }
-        let back = !life.back.is_empty();
-        life.enter(
-            if back {
-                Phase::ReadingBack
-            } else {
-                Phase::Running
-            },
-            now,
-        );
+        let booted = life.report.boot_us.is_some();
+        let phase = match () {
+            () if booted && life.errand.is_some() => Phase::Calling,
+            () if !life.back.is_empty() => Phase::ReadingBack,
+            () => Phase::Running,
+        };
+        life.enter(phase, now);
     }
 
     /// Sends what may be sent now, and goes on to the next session or stage where one is over.
     pub(super) fn drive(&mut self, world: &World, tally: &mut Tally, now: u64, out: &mut Vec<u8>) {
+        if self.life.errand.is_some() {
+            self.errand_tick(world, tally, now, out);
+        }
         if let Phase::Probing(Probe::Over) = self.life.phase {
             self.probed(world, now);
         }
@@ -451,6 +513,10 @@ impl Node {
 
     fn session_over(&mut self, world: &World, tally: &mut Tally, now: u64, out: &mut Vec<u8>) {
         let life = &mut self.life;
+        if life.report.boot_us.is_some() {
+            // The connection was lost behind the end of the boot, and nothing is read back.
+            return self.leave(now, out);
+        }
         let session = world.plan.sessions.get(life.flow.session());
         let firmware = session.is_some_and(|session| session.who.is_firmware());
         let took = now.saturating_sub(life.session_began);
@@ -483,10 +549,17 @@ impl Node {
         if world.verify == Verify::All {
             life.back = life.ledger.certain(SWARM_VERIFY_BYTES);
         }
-        if life.back.is_empty() {
+        if !life.call(now) {
+            self.read_back(world, tally, now, out);
+        }
+    }
+
+    /// Reads back what was written, if anything was, or leaves.
+    fn read_back(&mut self, world: &World, tally: &mut Tally, now: u64, out: &mut Vec<u8>) {
+        if self.life.back.is_empty() {
             return self.leave(now, out);
         }
-        life.enter(Phase::ReadingBack, now);
+        self.life.enter(Phase::ReadingBack, now);
         self.send(world, tally, now, out);
     }
 
@@ -604,6 +677,7 @@ impl Life {
         self.report.reason.get_or_insert_with(|| why.to_owned());
         self.report.errors += 1;
         self.close = true;
+        self.close_errand |= self.errand.take().is_some();
         self.under_way = 0;
         self.flights.clear();
         self.again.clear();
@@ -626,13 +700,18 @@ impl Life {
         self.under_way = 0;
     }
 
-    const fn doing(&self) -> &'static str {
+    fn doing(&self) -> &'static str {
+        if let (Phase::Booting | Phase::Calling, Some(errand)) = (self.phase, &self.errand) {
+            return errand.doing();
+        }
         match self.phase {
+            Phase::Booting => "booting from the network",
             Phase::Waiting { .. } => "waiting",
             Phase::Connecting => "connecting",
             Phase::LoggingIn => "logging in",
             Phase::Probing(_) => "asking for the disk",
             Phase::Running => "booting",
+            Phase::Calling => "telling that it is ready",
             Phase::ReadingBack => "reading back",
             Phase::LoggingOut => "logging out",
             Phase::Over => "at its end",
@@ -657,10 +736,6 @@ impl Life {
             }
         }
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// ISIDs: iPXE's own format, which says firmware to a head; open-iscsi's (RFC 7143 11.12.5).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::data::{Author, append};
 use super::error::Error;
+use super::firmware::{BootPath, Wish};
 use super::golden::Golden;
 use super::node::{Action, Identity, Node, Verify, World};
 use super::plan::{Pace, Plan};
@@ -11,6 +12,7 @@ use super::synth::{Shape, synthetic};
 use super::tally::{Stage, Tally};
 use crate::iscsi::frame::{Decoder, Encoder, Headed};
 use crate::iscsi::pdu::{Bhs, RESERVED_TAG, op};
+use crate::names::Mac;
 use crate::trace::{Op, OpKind, Session, Trace};
 
 const DISK: usize = 4 << 20;
@@ -251,6 +253,8 @@ fn identity(name: &str) -> Identity {
         initiator: format!("iqn.2026-11.test:{name}.i"),
         chap: None,
         mutual: None,
+        mac: None,
+        source: None,
     }
 }
 
@@ -292,6 +296,13 @@ struct Play {
     target: Target,
     now: u64,
     reachable: bool,
+    /// The script that boot services hand out.
+    script: String,
+    /// What was asked of them.
+    asked: Vec<String>,
+    /// The connection to the disk breaks when the ready call comes, and the call is answered after the next login.
+    breaks_at_ready: bool,
+    ready_waits: Option<usize>,
 }
 
 impl Play {
@@ -302,6 +313,57 @@ impl Play {
             target: Target::new(),
             now: 0,
             reachable: true,
+            script: String::new(),
+            asked: Vec::new(),
+            breaks_at_ready: false,
+            ready_waits: None,
+        }
+    }
+
+    /// Boot services, whose answers come at once.
+    fn aside(&mut self, world: &World, out: &mut Vec<u8>) {
+        match self.node.wish(self.now) {
+            Some(Wish::Tcp(to)) => {
+                assert_eq!(to.port(), 8068);
+                self.node.errand_opened(self.now);
+                self.node.errand_connected();
+            }
+            Some(Wish::Udp(to)) => panic!("no TFTP at {to}"),
+            Some(Wish::Close) | None => {}
+        }
+        let mut answer = None;
+        while let Some((_, bytes)) = self.node.errand_out() {
+            let request = String::from_utf8(bytes).unwrap();
+            let path = request.split(' ').nth(1).unwrap().to_owned();
+            answer = Some(if path.starts_with("/ready") {
+                "ok".to_owned()
+            } else {
+                self.script.clone()
+            });
+            self.asked.push(path);
+        }
+        if answer.is_some() && std::mem::take(&mut self.breaks_at_ready) {
+            if self
+                .asked
+                .last()
+                .is_some_and(|path| path.starts_with("/ready"))
+            {
+                self.ready_waits = Some(self.target.logins.len());
+                return self.node.lost("it broke", &mut self.tally, self.now);
+            }
+            self.breaks_at_ready = true;
+        }
+        let again = self
+            .ready_waits
+            .filter(|logins| *logins < self.target.logins.len());
+        let answer = answer.or_else(|| again.map(|_| "ok".to_owned()));
+        if let Some(body) = answer {
+            self.ready_waits = None;
+            let len = body.len();
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{body}");
+            let heard = (None, text.as_bytes());
+            self.node
+                .errand_hears(heard, world, &mut self.tally, self.now, out);
         }
     }
 
@@ -324,7 +386,10 @@ impl Play {
                         .connected(world, &mut self.tally, self.now, &mut out);
                 }
                 Action::Close => out.clear(),
-                Action::Nothing => self.node.drive(world, &mut self.tally, self.now, &mut out),
+                Action::Nothing => {
+                    self.aside(world, &mut out);
+                    self.node.drive(world, &mut self.tally, self.now, &mut out);
+                }
             }
             if out.is_empty() {
                 // Nothing to do now: on to the next moment.
@@ -385,6 +450,78 @@ fn a_node_boots_reads_back_and_leaves_whatever_the_cuts() {
         assert_eq!(play.tally.times(Stage::Boot).percentiles().count, 1);
         assert_eq!(play.tally.times(Stage::Write).percentiles().count, 12);
     }
+}
+
+/// A world whose nodes fetch a script, and the script.
+fn netboot_world(trace: &Trace) -> (World, String) {
+    let mut world = world(trace, false);
+    let mac = Mac::parse("52:54:00:77:00:02").unwrap();
+    let nodes = world.nodes().iter().cloned().map(|node| Identity {
+        mac: Some(mac),
+        target: "to be told by the script".into(),
+        ..node
+    });
+    world.set_nodes(nodes.collect());
+    world.boot = BootPath {
+        http: Some("127.0.0.1:8068".parse().unwrap()),
+        ..BootPath::default()
+    };
+    let script = "#!ipxe\nset initiator-iqn iqn.2026-11.test:b.i\nsanboot iscsi:127.0.0.1::3260:0:iqn.2026-11.test:b\n";
+    (world, script.to_owned())
+}
+
+#[test]
+fn a_node_that_boots_from_the_network_says_that_it_is_up_before_it_reads_back() {
+    let trace = boot();
+    let (world, script) = netboot_world(&trace);
+    let mut play = Play::new(&world);
+    play.script = script;
+    play.run(&world, 1000);
+    assert!(play.node.report().done, "{:?}", play.node.report());
+    let wanted = [
+        "/boot?mac=52:54:00:77:00:02&arch=bios",
+        "/ready?mac=52:54:00:77:00:02",
+    ];
+    assert_eq!(play.asked, wanted);
+    assert_eq!(play.target.logins.len(), 2);
+    let count = |stage| play.tally.times(stage).percentiles().count;
+    let stages = [Stage::Script, Stage::Boot, Stage::Ready, Stage::Verify].map(count);
+    assert_eq!(stages, [1, 1, 1, 1]);
+}
+
+#[test]
+fn a_connection_that_breaks_during_the_ready_call_costs_neither_the_call_nor_the_reading_back() {
+    let trace = boot();
+    for verify in [Verify::All, Verify::Reads] {
+        let (mut world, script) = netboot_world(&trace);
+        world.verify = verify;
+        let mut play = Play::new(&world);
+        (play.script, play.breaks_at_ready) = (script, true);
+        play.run(&world, 1000);
+        let report = play.node.report();
+        assert!(report.done && report.reconnects == 1, "{report:?}");
+        assert_eq!((play.asked.len(), play.target.logins.len()), (2, 3));
+        let count = |stage| play.tally.times(stage).percentiles().count;
+        let back = u64::from(verify == Verify::All);
+        let stages = [Stage::Boot, Stage::Ready, Stage::Verify].map(count);
+        assert_eq!(stages, [1, 1, back]);
+    }
+}
+
+#[test]
+fn a_node_without_a_script_never_logs_in() {
+    let trace = boot();
+    let (world, _) = netboot_world(&trace);
+    let mut play = Play::new(&world);
+    play.script =
+        "#!ipxe\necho Reveille: n1 has no image\nsleep 5\nchain http://127.0.0.1:8068/boot\n"
+            .into();
+    play.run(&world, 1000);
+    assert_eq!(play.target.logins.len(), 0);
+    assert_eq!(
+        play.reason(),
+        "SCRIPT: the head's script starts no disk: n1 has no image"
+    );
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct NodeReport {
     /// From one to the other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_us: Option<u64>,
+    /// From its first packet until it knew its disk, if it booted from the network.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub netboot_us: u64,
     /// Its first login.
     pub login_us: u64,
     /// Its sessions.
@@ -47,6 +50,11 @@ pub struct NodeReport {
     pub reconnects: u64,
     /// Sectors that held what they must not.
     pub bad_sectors: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl NodeReport {

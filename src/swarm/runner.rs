@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,17 @@ use rustix::time::{
 };
 
 use super::error::Error;
+use super::micros;
 use super::node::{Action, Node, World};
 use super::report::{NodeReport, Step};
 use super::tally::{Counts, Tally};
 use crate::limits::{
     SWARM_EVENTS, SWARM_LOGINS_AT_ONCE, SWARM_RECEIVE_BYTES, SWARM_SEND_KEPT, SWARM_SWEEP,
 };
+
+mod side;
+
+use side::Side;
 
 /// When nodes begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +159,13 @@ struct Seat {
     opening: bool,
     /// Counted among the logins under way.
     entering: bool,
-    /// Waits until fewer logins are under way.
+    /// The socket of its errand.
+    side: Option<Side>,
+    /// Counted among the errands under way.
+    errand_counts: bool,
+    /// The address that it speaks from.
+    source: Option<IpAddr>,
+    /// Waits until fewer logins, or errands, are under way.
     held: bool,
     /// What the kernel did not take yet.
     unsent: Vec<u8>,
@@ -180,6 +191,12 @@ struct Thread<'a> {
     held: VecDeque<usize>,
     logins: usize,
     logins_max: usize,
+    /// The same of errands.
+    held_errands: VecDeque<usize>,
+    errands: usize,
+    errands_max: usize,
+    /// Those that waited, and whose turn it is.
+    called: VecDeque<usize>,
     /// Sockets that filled the buffer: they have more.
     fuller: Vec<usize>,
     receive: Vec<u8>,
@@ -218,7 +235,8 @@ impl<'a> Thread<'a> {
                 Start::Together | Start::Wave(_) => 0,
             };
             let id = u32::try_from(number).unwrap_or(u32::MAX);
-            seats.push(Seat::new(Node::new(id, world, begin), begin));
+            let source = world.nodes().get(number).and_then(|node| node.source);
+            seats.push(Seat::new(Node::new(id, world, begin), begin, source));
         }
         let together = match start {
             Start::Wave(size) => size / of + usize::from(at < size % of),
@@ -238,6 +256,10 @@ impl<'a> Thread<'a> {
             held: VecDeque::new(),
             logins: 0,
             logins_max: (SWARM_LOGINS_AT_ONCE / of).max(1),
+            held_errands: VecDeque::new(),
+            errands: 0,
+            called: VecDeque::new(),
+            errands_max: (world.errands_at_once() / of).max(1),
             fuller: Vec::new(),
             receive: vec![0; SWARM_RECEIVE_BYTES],
             out: Vec::new(),
@@ -256,7 +278,12 @@ impl<'a> Thread<'a> {
         let mut events = Events::with_capacity(SWARM_EVENTS);
         let mut swept = 0;
         while self.left > 0 && !self.live.is_stopped() {
+            self.call();
             self.ring();
+            while !self.called.is_empty() {
+                self.call();
+                self.ring();
+            }
             let wait = if self.fuller.is_empty() {
                 SWARM_SWEEP
             } else {
@@ -344,9 +371,12 @@ impl<'a> Thread<'a> {
         }
     }
 
-    /// One event of a node's socket.
+    /// One event of a node's socket, or of its errand's.
     fn serve(&mut self, event: &mio::event::Event) {
-        let at = event.token().0;
+        let at = event.token().0 / 2;
+        if event.token().0 % 2 == 1 {
+            return self.serve_aside(at);
+        }
         let Some(seat) = self.seats.get_mut(at) else {
             return;
         };
@@ -423,8 +453,9 @@ impl<'a> Thread<'a> {
         out.clear();
         out.shrink_to(SWARM_SEND_KEPT);
         self.out = out;
+        self.send_aside(at, now);
         // A socket that breaks while it sends leads to another step; it cannot go on for ever.
-        for _ in 0..4 {
+        for _ in 0..8 {
             if let Err(error) = std::mem::replace(&mut sent, Ok(())) {
                 let why = format!("the connection broke: {error}");
                 if let Some(seat) = self.seats.get_mut(at) {
@@ -454,7 +485,7 @@ impl<'a> Thread<'a> {
             seat.entering = true;
         }
         match seat.node.action(now) {
-            Action::Nothing => return false,
+            Action::Nothing => return self.act_aside(at, now),
             Action::Close => seat.close(),
             Action::Connect(address) => {
                 seat.close();
@@ -474,11 +505,18 @@ impl<'a> Thread<'a> {
         };
         let due = seat.node.due();
         if let Some(due) = due.filter(|due| seat.alarm.is_none_or(|alarm| *due < alarm)) {
-            // One that waits for its turn to log in is called, not woken.
-            if due > now || !seat.node.wants_connection(now) {
+            // One that waits for its turn to log in, or to fetch, is called, not woken.
+            let called = seat.node.wants_connection(now) || seat.node.wants_socket(now);
+            if due > now || !called {
                 seat.alarm = Some(due);
                 self.alarms.push(Reverse((due, at)));
             }
+        }
+        let mut errand_freed = false;
+        if seat.errand_counts && seat.side.is_none() {
+            seat.errand_counts = false;
+            self.errands -= 1;
+            errand_freed = true;
         }
         let mut freed = false;
         if seat.entering && !seat.node.is_entering() {
@@ -497,7 +535,15 @@ impl<'a> Thread<'a> {
             self.live.over.fetch_add(1, Relaxed);
             self.next_of_wave(now);
         }
-        if freed && let Some(next) = self.held.pop_front() {
+        let next_in = freed.then(|| self.held.pop_front()).flatten();
+        let next_out = errand_freed.then(|| self.held_errands.pop_front());
+        self.called
+            .extend(next_in.into_iter().chain(next_out.flatten()));
+    }
+
+    /// Lets those go on whose turn it is. One that fails at once makes way for the next, however many there are.
+    fn call(&mut self) {
+        while let Some(next) = self.called.pop_front() {
             if let Some(seat) = self.seats.get_mut(next) {
                 seat.held = false;
             }
@@ -516,12 +562,15 @@ impl<'a> Thread<'a> {
 }
 
 impl Seat {
-    const fn new(node: Node, begin: u64) -> Self {
+    const fn new(node: Node, begin: u64, source: Option<IpAddr>) -> Self {
         Self {
             node,
             stream: None,
             opening: false,
             entering: false,
+            side: None,
+            errand_counts: false,
+            source,
             held: false,
             unsent: Vec::new(),
             alarm: Some(begin),
@@ -536,14 +585,16 @@ impl Seat {
         self.unsent = Vec::new();
     }
 
-    /// As real initiators do: no delay for small segments, the kernel's own buffer sizes.
+    /// As real initiators do: no delay for small segments, the kernel's own buffer sizes, and CUBIC, whatever this
+    /// machine prefers: another way to pace a few bytes costs both ends processor time (BBR: 5 to 10 %).
     fn connect(&mut self, to: SocketAddr, at: usize, registry: &mio::Registry) -> io::Result<()> {
-        let mut stream = TcpStream::connect(to)?;
-        // A failure here costs latency only.
+        let mut stream = side::connect(to, self.source)?;
+        // A failure here costs time only.
         let _ = stream.set_nodelay(true);
+        let _ = rustix::net::sockopt::set_tcp_congestion(&stream, "cubic");
         registry.register(
             &mut stream,
-            Token(at),
+            Token(at * 2),
             Interest::READABLE | Interest::WRITABLE,
         )?;
         self.stream = Some(stream);
@@ -555,14 +606,7 @@ impl Seat {
         let Some(stream) = &self.stream else {
             return Ok(false);
         };
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
-        }
-        match stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(e) => Err(e),
-        }
+        is_connected(stream)
     }
 
     /// Sends what is left and `out` behind it; keeps what the kernel does not take.
@@ -595,6 +639,14 @@ impl Seat {
     }
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// False while it is on its way.
+fn is_connected(stream: &TcpStream) -> io::Result<bool> {
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    match stream.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
+        Err(e) => Err(e),
+    }
 }

@@ -11,6 +11,12 @@ use crate::trace::OpKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
+    /// The loader by TFTP: its size, then all of it.
+    Loader,
+    /// One fetch of a boot script.
+    Script,
+    /// From the first script that made it wait its turn until the one that started its disk.
+    Turn,
     /// Until the connection stands.
     Connect,
     /// From then until the full feature phase.
@@ -19,8 +25,10 @@ pub enum Stage {
     FirmwareSession,
     /// A whole session of an operating system, with its login.
     OsSession,
-    /// From a node's first connection until its last operation ended.
+    /// From a node's first packet until its last operation ended.
     Boot,
+    /// The call that says that it is up.
+    Ready,
     /// Reading back what was written.
     Verify,
     /// One READ.
@@ -35,12 +43,16 @@ pub enum Stage {
 
 impl Stage {
     /// All, in the order in which they are told.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
+        Self::Loader,
+        Self::Script,
+        Self::Turn,
         Self::Connect,
         Self::Login,
         Self::FirmwareSession,
         Self::OsSession,
         Self::Boot,
+        Self::Ready,
         Self::Verify,
         Self::Read,
         Self::Write,
@@ -52,11 +64,15 @@ impl Stage {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Loader => "loader (tftp)",
+            Self::Script => "script (http)",
+            Self::Turn => "turn",
             Self::Connect => "connect",
             Self::Login => "login",
             Self::FirmwareSession => "firmware session",
             Self::OsSession => "os session",
             Self::Boot => "boot",
+            Self::Ready => "ready call",
             Self::Verify => "read back",
             Self::Read => "read",
             Self::Write => "write",
@@ -99,6 +115,8 @@ pub struct Counts {
     pub reconnects: u64,
     /// Operations left out: the swarm was told to change nothing.
     pub skipped: u64,
+    /// Bytes of loaders that came.
+    pub loader_bytes: u64,
 }
 
 impl Counts {
@@ -108,7 +126,7 @@ impl Counts {
         }
     }
 
-    fn all(&mut self) -> [&mut u64; 10] {
+    fn all(&mut self) -> [&mut u64; 11] {
         [
             &mut self.ops,
             &mut self.read_bytes,
@@ -120,6 +138,7 @@ impl Counts {
             &mut self.retries,
             &mut self.reconnects,
             &mut self.skipped,
+            &mut self.loader_bytes,
         ]
     }
 }
@@ -182,6 +201,6 @@ mod test {
         let mut sum = a;
         sum.add(&a);
         let fields: Vec<u64> = sum.all().into_iter().map(|f| *f).collect();
-        assert_eq!(fields, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]);
+        assert_eq!(fields, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22]);
     }
 }

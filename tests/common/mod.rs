@@ -25,6 +25,8 @@ pub struct TestHead {
     pub portal: Option<SocketAddr>,
     /// All addresses where it listens, `portal` first.
     pub portals: Vec<SocketAddr>,
+    /// The line that it said when it was ready.
+    pub ready: String,
     /// Shell commands in a mount namespace of the head's own, before it starts in it: what they mount goes with it.
     pub mounts: Option<String>,
 }
@@ -50,6 +52,7 @@ impl TestHead {
             said: None,
             portal: None,
             portals: Vec::new(),
+            ready: String::new(),
             mounts: None,
         }
     }
@@ -145,6 +148,16 @@ impl TestHead {
         let portals = portal.map(|all| all.split(',').map(|p| p.parse().unwrap()));
         self.portals = portals.map_or_else(Vec::new, Iterator::collect);
         self.portal = self.portals.first().copied();
+        self.ready = line;
+    }
+
+    /// Where a service listens, by its word in the ready line: `http`, `tftp`.
+    pub fn service(&self, name: &str) -> String {
+        let mut words = self.ready.split_whitespace();
+        let found = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        found
+            .unwrap_or_else(|| panic!("no {name} in `{}`", self.ready))
+            .to_owned()
     }
 
     /// Starts `reveille serve` and does not wait.
