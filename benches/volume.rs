@@ -2,7 +2,7 @@
 //!
 //! Reads of 4 KiB and 256 KiB that lie in the page cache, of the golden image and of a layer, by the two doors that
 //! the server has (`try_read` on its own thread, `read` on the pool's); and writes of 4 KiB to a layer, over blocks
-//! that it holds and over new ones.
+//! that it holds and over new ones, one by one and many at once.
 #![allow(clippy::unwrap_used, reason = "a bench")]
 
 #[path = "store/disk.rs"]
@@ -42,6 +42,9 @@ fn reads(c: &mut Criterion, name: &str, volume: &Volume) {
     group.finish();
 }
 
+/// Writes of one go.
+const AT_ONCE: u64 = 16;
+
 fn writes(c: &mut Criterion, held: &Volume, fresh: &Volume) {
     let mut group = c.benchmark_group("volume/layer");
     group.throughput(Throughput::Bytes(BLOCK));
@@ -53,12 +56,34 @@ fn writes(c: &mut Criterion, held: &Volume, fresh: &Volume) {
                 .unwrap();
         });
     });
+    group.throughput(Throughput::Bytes(AT_ONCE * BLOCK));
+    group.bench_function("16 writes at once over held blocks/4 KiB", |b| {
+        b.iter(|| {
+            let writes =
+                [(); AT_ONCE as usize].map(|()| (random.below(DATA / BLOCK) * BLOCK, &block[..]));
+            held.write_many(&writes)
+        });
+    });
+    let mut next = 0;
+    group.bench_function("16 writes at once of new blocks/4 KiB", |b| {
+        b.iter(|| {
+            // A run of more than the upper half goes over blocks that it holds.
+            next = (next + AT_ONCE) % (SIZE / BLOCK / 2 / AT_ONCE * AT_ONCE);
+            let mut at = SIZE / BLOCK / 2 + next;
+            let writes = [(); AT_ONCE as usize].map(|()| {
+                at += 1;
+                ((at - 1) * BLOCK, &block[..])
+            });
+            fresh.write_many(&writes)
+        });
+    });
+    group.throughput(Throughput::Bytes(BLOCK));
     let mut next = 0;
     group.bench_function("write of new blocks/4 KiB", |b| {
         b.iter(|| {
             fresh.write(next * BLOCK, &block).unwrap();
             // A run of more than a whole disk goes over blocks that it holds.
-            next = (next + 1) % (SIZE / BLOCK);
+            next = (next + 1) % (SIZE / BLOCK / 2);
         });
     });
     group.finish();

@@ -156,8 +156,9 @@ pub const CONNECTION_RESERVE: usize = 256 * 1024;
 pub const CONTROL_BYTES_MAX: usize = 512 * 1024;
 /// A busy connection gives way to others of its worker after this long, and waits for its turn.
 pub const POLL_SLICE: Duration = Duration::from_micros(50);
-/// Bytes taken from a socket by one call into the receive buffer: the call itself must not outlast the slice.
-pub const READ_BYTES_MAX: usize = 64 * 1024;
+/// Bytes taken from a socket by one call into the receive buffer: the call itself must not outlast the slice. A burst
+/// of 31 small writes is one call.
+pub const READ_BYTES_MAX: usize = 128 * 1024;
 /// PDUs taken between two looks at the clock.
 pub const PDUS_PER_LOOK: u32 = 16;
 /// Bytes of command data that one connection may hold, unless a single command needs more.

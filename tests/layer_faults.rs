@@ -129,6 +129,72 @@ fn a_medium_that_stays_broken_for_a_while_loses_nothing_that_was_flushed() {
     fail_every_call(Failure::Other, true, seeds(620, 2));
 }
 
+/// What each sector holds at the end, when writes that failed may or may not have been done.
+fn check_many(done: &[bool], found: &[u64], tags: &[(u64, u64, u64)]) {
+    for (lba, tag) in found.iter().enumerate() {
+        let lba = lba as u64;
+        let mut allowed = vec![if lba < 16 { 7 } else { BASE }];
+        for ((first, count, tag), done) in tags.iter().zip(done) {
+            if (*first..first + count).contains(&lba) {
+                allowed.retain(|_| !done);
+                allowed.push(*tag);
+            }
+        }
+        assert!(
+            allowed.contains(tag),
+            "sector {lba}: {tag}, not {allowed:?}"
+        );
+    }
+}
+
+#[test]
+fn one_failing_call_fails_no_write_beside_it_and_loses_none_that_was_acknowledged() {
+    // Over held blocks, new blocks whole and in part, and one over another of them.
+    let tags = [
+        (0, 4, 11),
+        (24, 8, 12),
+        (43, 2, 13),
+        (8, 8, 14),
+        (60, 30, 15),
+        (28, 2, 16),
+        (100, 8, 17),
+    ];
+    let (mut alone, mut together) = (0, 0);
+    for call in 0..60 {
+        let tape = CrashDisk::new();
+        let (store, _) = open(Arc::new(tape.clone()), BOOT).unwrap();
+        let volume = volume(&store, 0).unwrap();
+        volume.write(0, &sectors(7, 0, 0, 16)).unwrap();
+        tape.fail_call(tape.calls() + call, Failure::Other, false);
+        let bytes = tags.map(|(first, count, tag)| sectors(tag, 0, first, count));
+        let writes: Vec<(u64, &[u8])> = tags
+            .iter()
+            .zip(&bytes)
+            .map(|((first, ..), bytes)| (first * 512, &bytes[..]))
+            .collect();
+        let done = volume.write_many(&writes);
+        let good: Vec<bool> = done.iter().map(Result::is_ok).collect();
+        check_many(&good, &contents(&volume, 0).unwrap(), &tags);
+        let image = tape.process_kill(tape.moment(), 0);
+        let (again, _) = open(Arc::new(image), BOOT).unwrap();
+        let found = contents(&layer_model::volume(&again, 0).unwrap(), 0).unwrap();
+        check_many(&good, &found, &tags);
+        match good.iter().filter(|good| !**good).count() {
+            0 => break,
+            1 => alone += 1,
+            // The record of all of them: those over held blocks need none.
+            n => {
+                assert!(n < tags.len() && good[0] && good[3], "{done:?}");
+                together += 1;
+            }
+        }
+    }
+    assert!(
+        alone >= 6 && together >= 1,
+        "{alone} alone, {together} together"
+    );
+}
+
 #[test]
 fn a_start_on_a_full_disk_reads_and_takes_writes_again_when_there_is_room() {
     let (image, right) = flushed_store(650);

@@ -68,12 +68,31 @@ fn write_for_ever(store: &LayerStore, image: &Arc<Golden>, layer: u32) {
     let volume = store.volume(spec(layer, image, class(layer))).unwrap();
     let mut random = Random(u64::from(layer) + u64::from(std::process::id()));
     for round in 1..100_000_u64 {
-        let sector = random.below(SIZE as u64 / 512);
         let tag = (round % 255) as u8;
-        // Told before and after, so that the reader knows which write was under way.
-        println_now(&format!("begin {layer} {sector} {tag}"));
-        volume.write(sector * 512, &[tag; 512]).unwrap();
-        println_now(&format!("done {layer} {sector} {tag}"));
+        // One alone, or several at once.
+        let count = [1, 6][usize::from(round % 3 == 0)];
+        let sectors: Vec<u64> = (0..count)
+            .map(|_| random.below(SIZE as u64 / 512))
+            .collect();
+        let tell = |word: &str| {
+            let lines = sectors
+                .iter()
+                .map(|sector| format!("{word} {layer} {sector} {tag}"));
+            println_now(&lines.collect::<Vec<_>>().join("\n"));
+        };
+        // Told before and after, so that the reader knows which writes were under way.
+        tell("begin");
+        if let [sector] = sectors[..] {
+            volume.write(sector * 512, &[tag; 512]).unwrap();
+        } else {
+            let data = [tag; 512];
+            let writes: Vec<(u64, &[u8])> = sectors.iter().map(|s| (s * 512, &data[..])).collect();
+            volume
+                .write_many(&writes)
+                .into_iter()
+                .for_each(|done| done.unwrap());
+        }
+        tell("done");
         if round % 7 == 0 {
             volume.flush().unwrap();
         }

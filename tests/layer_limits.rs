@@ -144,6 +144,41 @@ fn a_layer_at_its_limit_refuses_new_blocks_and_nothing_else() {
 }
 
 #[test]
+fn of_many_writes_at_once_those_that_fit_are_done() {
+    let (store, image) = limited(6);
+    let volume = store.volume(spec(1, &image, Durability::Durable)).unwrap();
+    put(&volume, 0, 1).unwrap();
+    put(&volume, 1, 1).unwrap();
+    let (new, part) = ([2; 4096], [3; 512]);
+    let blocks = [20, 0, 21, 22, 23, 24, 20, 1];
+    let mut writes: Vec<(u64, &[u8])> = blocks.map(|b| (b * BLOCK, &new[..])).into();
+    writes.push((25 * BLOCK + 512, &part));
+    writes.push((21 * BLOCK + 512, &part));
+    let done: Vec<Option<ErrorKind>> = volume
+        .write_many(&writes)
+        .into_iter()
+        .map(|done| done.err().map(|e| e.kind()))
+        .collect();
+    let full = Some(ErrorKind::NoSpace);
+    let none = None;
+    assert_eq!(
+        done,
+        [none, none, none, none, none, full, none, none, full, none]
+    );
+    for (block, byte) in [(20, 2), (0, 2), (22, 2), (23, 2), (1, 2)] {
+        assert_eq!(get(&volume, block), [byte; 4096]);
+    }
+    assert_eq!(get(&volume, 21)[512..1024], [3; 512]);
+    assert_eq!(store.stats(LayerId(1)).present_blocks, 6);
+    assert!(volume.space_news().unwrap().at_limit);
+    // Nothing of what was refused is held against it.
+    volume.unmap(bytes(20, 2)).unwrap();
+    put(&volume, 30, 1).unwrap();
+    put(&volume, 31, 1).unwrap();
+    assert_eq!(kind(put(&volume, 32, 1)), ErrorKind::NoSpace);
+}
+
+#[test]
 fn many_writers_at_once_reach_the_limit_exactly() {
     for _ in 0..20 {
         let (store, image) = limited(20);

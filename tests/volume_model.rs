@@ -90,11 +90,12 @@ impl Pair {
         let range = ByteRange::of_sectors(first, count).unwrap();
         let (at, len) = ((first * 512) as usize, (count * 512) as usize);
         match random.below(24) {
-            0..9 => {
+            0..6 => {
                 let data = bytes(random, len);
                 volume.write(range.offset(), &data).unwrap();
                 self.plain[layer][at..at + len].copy_from_slice(&data);
             }
+            6..9 => self.write_many(random, layer),
             9..12 => {
                 volume.unmap(range).unwrap();
                 self.plain[layer][at..at + len].fill(0);
@@ -139,6 +140,34 @@ impl Pair {
             _ => self.check_read(layer, range),
         }
         self.check_extents(layer);
+    }
+
+    // Some of them share blocks or sectors; one in a while is past the end of the disk, one is empty.
+    fn write_many(&mut self, random: &mut Random, layer: usize) {
+        let sectors = SIZE as u64 / 512;
+        let near = random.below(sectors);
+        let writes: Vec<(u64, Vec<u8>)> = (0..1 + random.below(12))
+            .map(|_| {
+                let at = match random.below(3) {
+                    0 => near.saturating_sub(random.below(16)),
+                    _ => random.below(sectors),
+                };
+                let count = random.below(18);
+                (at * 512, bytes(random, (count * 512) as usize))
+            })
+            .collect();
+        let slices: Vec<(u64, &[u8])> = writes.iter().map(|(at, b)| (*at, &b[..])).collect();
+        let done = self.volume(layer).write_many(&slices);
+        assert_eq!(done.len(), writes.len());
+        for ((at, data), done) in writes.iter().zip(done) {
+            let range = *at as usize..*at as usize + data.len();
+            if range.end > SIZE {
+                assert_eq!(done.unwrap_err().kind(), ErrorKind::OutOfBounds);
+            } else {
+                done.unwrap();
+                self.plain[layer][range].copy_from_slice(data);
+            }
+        }
     }
 
     fn reset(&mut self, layer: usize) {

@@ -11,18 +11,19 @@ use tokio::sync::oneshot;
 use super::budget::Account;
 use super::connection::{Connection, Event, Management, Output, TaskId};
 use super::driver::{Handle, Note};
+use super::jobs::{self, Finished, Item};
 use super::login::Ask;
 use super::mailbox;
 use super::ops;
 use super::recorder::Tape;
 use super::reserve::{self, Change};
-use super::sanitize::{self, Gate};
+use super::sanitize;
 use super::shared::Shared;
 use super::target::{LUNS, Session, Unit};
 use crate::events::EventKind;
 use crate::limits;
 use crate::scsi::{self, BlockOp, Failure, Outcome, Reply, Step, Wipe, status};
-use crate::store::{Buffer, ErrorKind, Payload, Volume};
+use crate::store::{Buffer, ErrorKind, Payload};
 use crate::units::{ByteRange, UnixMillis};
 
 /// Something that ended elsewhere.
@@ -30,36 +31,14 @@ use crate::units::{ByteRange, UnixMillis};
 pub(super) enum Completion {
     /// A job of the pool.
     Io(Vec<Finished>),
+    /// The same, of gathered writes.
+    Written(Vec<Finished>),
     /// Other sessions have ended what a management function names, or did not in time.
     Others(u32, Management, bool),
     /// A PERSISTENT RESERVE OUT was carried out.
     Reserved(TaskId, Step),
     /// The sanitize operation that a task waits for has ended, well or not.
     Sanitized(TaskId, bool),
-}
-
-/// One block operation that was run.
-#[derive(Debug)]
-pub(super) struct Finished {
-    task: TaskId,
-    outcome: Outcome,
-    error: Option<ErrorKind>,
-    payload: Option<Payload>,
-    /// Comes back so that this thread's free list gets it.
-    buffer: Option<Buffer>,
-    written: u64,
-    read: bool,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Item {
-    task: TaskId,
-    op: BlockOp,
-    data: Option<(Buffer, usize)>,
-    /// When it was asked for, as sanitize operations count.
-    epoch: u64,
-    since: Instant,
 }
 
 /// Waits for memory, since then.
@@ -100,6 +79,8 @@ pub(super) struct Executor {
     batch: Vec<Item>,
     /// Bytes of the batch.
     batch_bytes: u64,
+    /// Jobs of gathered writes that have not come back.
+    writing: usize,
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
     /// Since when no command has got the memory that it wanted.
@@ -139,6 +120,7 @@ impl Executor {
             done,
             batch: Vec::new(),
             batch_bytes: 0,
+            writing: 0,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             short_since: None,
@@ -223,10 +205,10 @@ impl Executor {
                     if self.batch.len() == limits::WRITES_PER_JOB
                         || self.batch_bytes >= limits::WRITE_BYTES_PER_JOB
                     {
-                        self.submit_batch(conn, now);
+                        self.send_batch(conn, now);
                     }
                 } else {
-                    self.submit(vec![item], conn, now);
+                    self.submit_one(item, conn, now);
                 }
             }
             Output::Manage(number, management) => self.manage(number, management, conn, now),
@@ -365,18 +347,14 @@ impl Executor {
             }
             Ok(None) => {
                 self.counts.cold += 1;
-                let op = BlockOp::Read(range);
-                self.submit(
-                    vec![Item {
-                        task,
-                        op,
-                        data: None,
-                        epoch: 0,
-                        since: now,
-                    }],
-                    conn,
-                    now,
-                );
+                let item = Item {
+                    task,
+                    op: BlockOp::Read(range),
+                    data: None,
+                    epoch: 0,
+                    since: now,
+                };
+                self.submit_one(item, conn, now);
             }
             Err(e) => {
                 self.failed(e.kind());
@@ -468,19 +446,20 @@ impl Executor {
         }
     }
 
-    /// Sends the gathered writes to an I/O thread.
+    /// Sends the gathered writes to an I/O thread, unless one is at work on earlier ones: then more gather until it
+    /// comes back. So a job is as large as the medium is slow, and the first write of a quiet node never waits.
     pub(super) fn submit_batch(&mut self, conn: &mut Connection, now: Instant) {
-        if !self.batch.is_empty() {
-            let items = std::mem::take(&mut self.batch);
-            self.batch_bytes = 0;
-            self.submit(items, conn, now);
+        if self.writing == 0 && !self.batch.is_empty() {
+            self.send_batch(conn, now);
         }
     }
 
-    fn submit(&mut self, items: Vec<Item>, conn: &mut Connection, now: Instant) {
+    fn send_batch(&mut self, conn: &mut Connection, now: Instant) {
         let Some(unit) = self.session.as_ref().and_then(|s| s.unit.as_ref()) else {
             return;
         };
+        let items = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         let mut ids = [None; limits::WRITES_PER_JOB];
         for (id, item) in ids.iter_mut().zip(&items) {
             *id = Some(item.task);
@@ -488,24 +467,50 @@ impl Executor {
         let (volume, gate) = (Arc::clone(&unit.volume), Arc::clone(&unit.gate));
         let done = self.done.clone();
         let job = Box::new(move || {
-            let finished = items.into_iter().map(|i| i.run(&volume, &gate)).collect();
+            let finished = jobs::run_writes(items, &volume, &gate);
             // Nobody listens when the connection's task was torn down with its runtime.
-            let _ = done.send(Completion::Io(finished));
+            let _ = done.send(Completion::Written(finished));
         });
         if self.shared.pool.submit(job).is_ok() {
             self.in_flight += 1;
+            self.writing += 1;
             return;
         }
         for task in ids.into_iter().flatten() {
-            self.counts.busy += 1;
-            conn.apply(Event::Done(task, Reply::of_status(status::BUSY), None), now);
+            self.busy(task, conn, now);
         }
+    }
+
+    fn submit_one(&mut self, item: Item, conn: &mut Connection, now: Instant) {
+        let Some(unit) = self.session.as_ref().and_then(|s| s.unit.as_ref()) else {
+            return;
+        };
+        let task = item.task;
+        let (volume, gate) = (Arc::clone(&unit.volume), Arc::clone(&unit.gate));
+        let done = self.done.clone();
+        let job = Box::new(move || {
+            let _ = done.send(Completion::Io(vec![item.run(&volume, &gate)]));
+        });
+        if self.shared.pool.submit(job).is_ok() {
+            self.in_flight += 1;
+        } else {
+            self.busy(task, conn, now);
+        }
+    }
+
+    /// The I/O threads have too much to do.
+    fn busy(&mut self, task: TaskId, conn: &mut Connection, now: Instant) {
+        self.counts.busy += 1;
+        conn.apply(Event::Done(task, Reply::of_status(status::BUSY), None), now);
     }
 
     /// Takes in what ended elsewhere.
     pub(super) fn complete(&mut self, end: Completion, conn: &mut Connection, now: Instant) {
+        if matches!(end, Completion::Written(_)) {
+            self.writing = self.writing.saturating_sub(1);
+        }
         match end {
-            Completion::Io(finished) => {
+            Completion::Io(finished) | Completion::Written(finished) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.time(&finished);
                 // Before the answers: the next command hears of it.
@@ -688,9 +693,11 @@ impl Executor {
 
     /// A job came back after the connection ended.
     pub(super) fn came_back(&mut self, end: &Completion) {
-        if matches!(end, Completion::Io(_) | Completion::Reserved(..)) {
-            self.in_flight = self.in_flight.saturating_sub(1);
-        }
+        let counted = matches!(
+            end,
+            Completion::Io(_) | Completion::Written(_) | Completion::Reserved(..)
+        );
+        self.in_flight -= usize::from(counted && self.in_flight > 0);
     }
 
     /// Gives memory back to the server's budget, and the seat at the target up.
@@ -725,56 +732,5 @@ pub(super) async fn all(waits: Vec<oneshot::Receiver<()>>) {
     for wait in waits {
         // An error means that the other session is gone, and its tasks with it.
         let _ = wait.await;
-    }
-}
-
-impl Item {
-    fn run(self, volume: &Volume, gate: &Gate) -> Finished {
-        let changes = ops::writes(&self.op);
-        let entered = if changes {
-            gate.enter(self.epoch)
-        } else {
-            None
-        };
-        if changes && entered.is_none() {
-            return self.turned_away();
-        }
-        let data = match &self.data {
-            Some((buffer, len)) => buffer.get(..*len).unwrap_or_default(),
-            None => &[],
-        };
-        let (outcome, payload, error) = ops::run(volume, &self.op, data);
-        Finished {
-            task: self.task,
-            outcome,
-            error,
-            payload,
-            written: ops::written_bytes(&self.op),
-            read: matches!(self.op, BlockOp::Read(_)),
-            since: self.since,
-            buffer: self.data.map(|(buffer, _)| buffer),
-        }
-    }
-
-    /// A sanitize operation came before it.
-    fn turned_away(self) -> Finished {
-        let outcome = match self.op {
-            BlockOp::Copy { list, .. } => Outcome::Copied {
-                list,
-                segments: 0,
-                failure: Some(Failure::Aborted),
-            },
-            _ => Outcome::Failed(Failure::Aborted),
-        };
-        Finished {
-            task: self.task,
-            outcome,
-            error: None,
-            payload: None,
-            written: 0,
-            read: false,
-            since: self.since,
-            buffer: self.data.map(|(buffer, _)| buffer),
-        }
     }
 }

@@ -41,6 +41,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod gate;
 pub mod initiator;
+mod jobs;
 pub mod keys;
 pub mod login;
 mod login_driver;

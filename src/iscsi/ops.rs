@@ -11,6 +11,10 @@ use crate::units::{ByteRange, SECTOR_BYTES};
 pub trait Medium {
     fn read(&self, range: ByteRange) -> Result<Payload>;
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
+    fn write_many(&self, writes: &[(u64, &[u8])]) -> Vec<Result<()>> {
+        let one = |(offset, data): &(u64, &[u8])| self.write(*offset, data);
+        writes.iter().map(one).collect()
+    }
     fn flush(&self) -> Result<()>;
     fn unmap(&self, range: ByteRange) -> Result<()>;
     fn extent(&self, offset: u64, len: u64) -> Result<(ExtentState, u64)>;
@@ -26,6 +30,9 @@ impl Medium for Volume {
     }
     fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         Self::write(self, offset, data)
+    }
+    fn write_many(&self, writes: &[(u64, &[u8])]) -> Vec<Result<()>> {
+        Self::write_many(self, writes)
     }
     fn flush(&self) -> Result<()> {
         Self::flush(self)
@@ -122,10 +129,38 @@ pub fn run(
     match change(medium, op, data) {
         Ok(outcome) => (outcome, None, None),
         Err(e) => {
-            tracing::debug!(error = %e, "block operation failed");
-            (failed(&e, writes(op)), None, Some(e.kind()))
+            let (outcome, kind) = told(&e, writes(op));
+            (outcome, None, Some(kind))
         }
     }
+}
+
+fn told(e: &Error, writing: bool) -> (Outcome, ErrorKind) {
+    tracing::debug!(error = %e, "block operation failed");
+    (failed(e, writing), e.kind())
+}
+
+/// Runs plain writes in the order given, each with its data-out; may block. Says of each how it ended.
+pub(super) fn run_writes<'a>(
+    medium: &impl Medium,
+    writes: &[(ByteRange, &'a [u8])],
+) -> Vec<(Outcome, Option<ErrorKind>)> {
+    let whole = |(range, data): &(ByteRange, &'a [u8])| {
+        let len = usize::try_from(range.len()).ok()?;
+        Some((range.offset(), data.get(..len)?))
+    };
+    let all: Vec<(u64, &[u8])> = writes.iter().filter_map(whole).collect();
+    let mut done = medium.write_many(&all).into_iter();
+    let outcome = |one| match whole(one).and_then(|_| done.next()) {
+        Some(Ok(())) => (Outcome::Done, None),
+        Some(Err(e)) => {
+            let (outcome, kind) = told(&e, true);
+            (outcome, Some(kind))
+        }
+        // Too little data is our own fault.
+        None => (Outcome::Failed(Failure::Internal), None),
+    };
+    writes.iter().map(outcome).collect()
 }
 
 fn change(medium: &impl Medium, op: &BlockOp, data: &[u8]) -> Result<Outcome> {
@@ -564,6 +599,34 @@ mod test {
             Outcome::Failed(Failure::Internal)
         );
         assert_eq!(disk.bytes.borrow()[0], 0);
+    }
+
+    #[test]
+    fn each_of_many_writes_has_its_own_end() {
+        let disk = disk();
+        let (old, new) = ([7; 1024], [8; 512]);
+        let writes = [
+            (sectors(0, 2), &old[..]),
+            (sectors(4, 2), &new[..]),
+            (sectors(1, 1), &new[..]),
+        ];
+        let done = run_writes(&disk, &writes);
+        let failed = (Outcome::Failed(Failure::Internal), None);
+        assert_eq!(done, [(Outcome::Done, None), failed, (Outcome::Done, None)]);
+        let bytes = disk.bytes.borrow();
+        assert_eq!(bytes[..512], [7; 512]);
+        assert_eq!(bytes[512..1024], [8; 512], "in the order given");
+        assert!(bytes[1024..].iter().all(|byte| *byte == 0));
+        drop(bytes);
+        let full = Memory {
+            broken: Some(ErrorKind::NoSpace),
+            ..disk
+        };
+        let refused = (
+            Outcome::Failed(Failure::OutOfSpace),
+            Some(ErrorKind::NoSpace),
+        );
+        assert_eq!(run_writes(&full, &writes[..1]), [refused]);
     }
 
     #[test]

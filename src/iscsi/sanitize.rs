@@ -31,6 +31,12 @@ impl Gate {
         (*now == epoch).then_some(now)
     }
 
+    /// The same for several changes at once: those that were asked for in the epoch that is told may run while the
+    /// guard is held, and no others.
+    pub(super) fn enter_many(&self) -> RwLockReadGuard<'_, u64> {
+        self.read()
+    }
+
     /// Waits for changes that run, and turns away those that were asked for and do not run yet.
     fn shut_out(&self) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) += 1;

@@ -5,13 +5,14 @@
 //!
 //! A lock and a condition, not a channel: the channels at hand let a receiver spin and yield before it sleeps. On a
 //! core that the connections need too, those yields were a fifth of all processor time under small writes
-//! (`docs/performance.md`).
+//! (`docs/performance.md`). Of the threads that sleep the one that fell asleep last is woken: its stack and its free
+//! lists are still in the processor's caches, and under light load all work is done by one or two threads.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
 
 /// Work for an I/O thread.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -30,14 +31,13 @@ pub struct Pool {
 struct Queue {
     most: usize,
     state: Mutex<State>,
-    wake: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// Threads that sleep and were not woken yet.
-    asleep: usize,
+    /// Threads that sleep and were not woken yet; the last one has slept the shortest.
+    asleep: Vec<Thread>,
     closed: bool,
 }
 
@@ -56,13 +56,14 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            state.asleep += 1;
-            state = self
-                .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-            // Also when nobody woke it: one waking too many is no harm, one too few would be.
-            state.asleep = state.asleep.saturating_sub(1);
+            let me = thread::current();
+            let id = me.id();
+            state.asleep.push(me);
+            drop(state);
+            thread::park();
+            state = self.state();
+            // It may have woken for another reason, such as a signal of a lock that its last job used.
+            state.asleep.retain(|sleeper| sleeper.id() != id);
         }
     }
 }
@@ -76,7 +77,6 @@ impl Pool {
         let queue = Queue {
             most: queue.max(1),
             state: Mutex::default(),
-            wake: Condvar::new(),
         };
         let mut pool = Self {
             queue: Arc::new(queue),
@@ -107,10 +107,10 @@ impl Pool {
         }
         state.jobs.push_back(job);
         // Waking costs a system call: only when somebody sleeps.
-        let sleeps = state.asleep > 0;
+        let sleeper = state.asleep.pop();
         drop(state);
-        if sleeps {
-            self.queue.wake.notify_one();
+        if let Some(sleeper) = sleeper {
+            sleeper.unpark();
         }
         Ok(())
     }
@@ -125,8 +125,12 @@ impl Pool {
 impl Drop for Pool {
     /// Runs what is queued, then joins the threads.
     fn drop(&mut self) {
-        self.queue.state().closed = true;
-        self.queue.wake.notify_all();
+        let asleep = {
+            let mut state = self.queue.state();
+            state.closed = true;
+            std::mem::take(&mut state.asleep)
+        };
+        asleep.iter().for_each(Thread::unpark);
         let me = thread::current().id();
         for handle in self.threads.drain(..) {
             // The last owner may be a job itself: its thread ends by itself after the queue closed.
@@ -156,6 +160,41 @@ mod test {
     use crossbeam_channel::bounded;
 
     use super::*;
+
+    #[test]
+    fn one_job_at_a_time_is_always_done_by_the_same_thread() {
+        let (tell, told) = bounded(1);
+        let pool = Pool::new(5, 10).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..30 {
+            while pool.queue.state().asleep.len() < 5 {
+                thread::yield_now();
+            }
+            let tell = tell.clone();
+            pool.submit(Box::new(move || {
+                tell.send(thread::current().id()).unwrap();
+            }))
+            .unwrap();
+            seen.push(told.recv().unwrap());
+        }
+        seen.dedup();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+    }
+
+    #[test]
+    fn a_thread_that_wakes_for_nothing_sleeps_again_and_is_still_found() {
+        let (tell, told) = bounded(1);
+        let pool = Pool::new(1, 10).unwrap();
+        for turn in 0..100 {
+            for handle in &pool.threads {
+                handle.thread().unpark();
+            }
+            let tell = tell.clone();
+            pool.submit(Box::new(move || tell.send(turn).unwrap()))
+                .unwrap();
+            assert_eq!(told.recv().unwrap(), turn);
+        }
+    }
 
     #[test]
     fn every_job_runs_before_drop_returns() {

@@ -6,6 +6,7 @@
 //! is acknowledged.
 
 mod atomic;
+mod many;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -124,6 +125,14 @@ impl Pieces {
             Self::Many(all) => all.iter().any(|(piece, _)| *piece == state),
         }
     }
+}
+
+// What must be put before and behind the data of a write, so that no block of the file is half filled: whence the
+// bytes come that its first and its last block lack.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    head: Option<BlockState>,
+    tail: Option<BlockState>,
 }
 
 impl Volume {
@@ -415,19 +424,30 @@ impl Volume {
     fn write_held(&self, range: ByteRange, data: &[u8]) -> Result<()> {
         self.layer
             .begin_change(&self.core, self.session, self.birth)?;
-        let (head, tail, fresh) = self.write_plan(range)?;
+        let mut fresh = Vec::new();
+        let ends = self.plan_write(&*self.state()?, range, &mut fresh)?;
         let claim = self.layer.claim(&self.core, &fresh)?;
         let file = self.file_for_write()?;
         self.layer.before_change(&range.blocks());
-        let written = if head.is_none() && tail.is_none() {
-            file.write_at(range.offset(), data)
-        } else {
-            self.write_completed(&*file, range, data, head, tail)
-        };
-        written.map_err(|e| self.full(e).within(format!("layer {}", self.layer.id)))?;
+        self.put(&*file, range, data, ends)?;
         self.layer
             .publish(&self.core, BlockState::Present, &fresh, Some(claim))
             .map_err(|e| self.full(e))
+    }
+
+    // The data into the data file, with whole blocks wherever the layer had none of its own.
+    fn put(&self, file: &dyn File, range: ByteRange, data: &[u8], ends: Ends) -> Result<()> {
+        let written = match ends {
+            Ends {
+                head: None,
+                tail: None,
+            } => file.write_at(range.offset(), data),
+            _ => {
+                let whole = self.completed(file, range, data, ends);
+                whole.and_then(|(start, whole)| file.write_at(start, &whole))
+            }
+        };
+        written.map_err(|e| self.full(e).within(format!("layer {}", self.layer.id)))
     }
 
     fn file_for_write(&self) -> Result<Arc<dyn File>> {
@@ -442,13 +462,8 @@ impl Volume {
         e
     }
 
-    // What must be put before and behind the data so that no block of the file is half filled, and the
-    // blocks that become present.
-    fn write_plan(
-        &self,
-        range: ByteRange,
-    ) -> Result<(Option<BlockState>, Option<BlockState>, Vec<Span>)> {
-        let state = self.state()?;
+    // What the first and the last block lack; the blocks that become present go to `fresh`.
+    fn plan_write(&self, state: &State, range: ByteRange, fresh: &mut Vec<Span>) -> Result<Ends> {
         let blocks =
             span(&range.blocks()).ok_or_else(|| self.outside(range.offset(), range.len()))?;
         let absent = |block: u32| {
@@ -466,32 +481,25 @@ impl Volume {
         } else {
             absent(*blocks.end())
         };
-        let runs = state.map.runs(&blocks);
-        let fresh = runs
-            .filter(|(state, _)| *state != BlockState::Present)
-            .map(|(_, run)| run);
-        Ok((head, tail, fresh.collect()))
-    }
-
-    fn write_completed(
-        &self,
-        file: &dyn File,
-        range: ByteRange,
-        data: &[u8],
-        head: Option<BlockState>,
-        tail: Option<BlockState>,
-    ) -> Result<()> {
-        let (start, whole) = self.completed(range, data, head, tail)?;
-        file.write_at(start, &whole)
+        if blocks.start() == blocks.end() {
+            if absent(*blocks.start()).is_some() {
+                fresh.push(blocks);
+            }
+        } else {
+            let runs = state.map.runs(&blocks);
+            let absent = runs.filter(|(state, _)| *state != BlockState::Present);
+            fresh.extend(absent.map(|(_, run)| run));
+        }
+        Ok(Ends { head, tail })
     }
 
     // The data with what its first and last block lack, and where it begins.
     fn completed(
         &self,
+        file: &dyn File,
         range: ByteRange,
         data: &[u8],
-        head: Option<BlockState>,
-        tail: Option<BlockState>,
+        Ends { head, tail }: Ends,
     ) -> Result<(u64, Buffer)> {
         let start = if head.is_some() {
             range.offset() / BLOCK_BYTES * BLOCK_BYTES
@@ -508,15 +516,22 @@ impl Volume {
         let mut whole = Buffer::take(before + data.len() + behind);
         let (first, rest) = whole.split_at_mut(before);
         let (middle, last) = rest.split_at_mut(data.len());
-        self.complete(head, start, first)?;
+        self.complete(file, head, start, first)?;
         middle.copy_from_slice(data);
-        self.complete(tail, range.end(), last)?;
+        self.complete(file, tail, range.end(), last)?;
         Ok((start, whole))
     }
 
-    fn complete(&self, from: Option<BlockState>, offset: u64, out: &mut [u8]) -> Result<()> {
+    fn complete(
+        &self,
+        file: &dyn File,
+        from: Option<BlockState>,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<()> {
         match from {
             Some(BlockState::Base) if !out.is_empty() => self.base.read(offset, out),
+            Some(BlockState::Present) if !out.is_empty() => file.read_at(offset, out),
             _ => {
                 out.fill(0);
                 Ok(())

@@ -114,6 +114,13 @@ pub(crate) enum What {
         count: u64,
         tag: u64,
     },
+    /// Several writes at once; see [`pieces`].
+    Many {
+        layer: usize,
+        first: u64,
+        count: u64,
+        tag: u64,
+    },
     /// Never drawn by `choose`: tests of atomic writes put it in.
     Atomic {
         layer: usize,
@@ -157,7 +164,13 @@ pub(crate) fn choose(random: &mut Random, tag: u64) -> What {
     let count = 1 + random.below(if wide { SECTORS - 1 } else { 12 });
     let first = random.below(SECTORS - count + 1);
     match random.below(32) {
-        0..15 => What::Write {
+        0..10 => What::Write {
+            layer,
+            first,
+            count,
+            tag,
+        },
+        10..15 => What::Many {
             layer,
             first,
             count,
@@ -177,6 +190,19 @@ pub(crate) fn choose(random: &mut Random, tag: u64) -> What {
     }
 }
 
+/// The writes of a `Many`, in order: first sector, count, tag. Some share blocks, some sectors; each has a tag of its
+/// own, which no other event has.
+pub(crate) fn pieces(first: u64, count: u64, tag: u64) -> Vec<(u64, u64, u64)> {
+    let mut random = Random(tag << 16 | first << 8 | count);
+    (0..2 + random.below(5))
+        .map(|n| {
+            let start = random.below(count);
+            let len = 1 + random.below((count - start).min(20));
+            (first + start, len, tag + (n << 12))
+        })
+        .collect()
+}
+
 pub(crate) fn run(store: &mut LayerStore, disk: &Arc<dyn Disk>, what: What) -> Result<()> {
     if what == What::Restart {
         *store = open(Arc::clone(disk), BOOT)?.0;
@@ -194,6 +220,22 @@ pub(crate) fn run_live(store: &LayerStore, what: What) -> Result<()> {
         } => {
             let bytes = sectors(tag, layer, first, count);
             volume(store, layer)?.write(first * 512, &bytes)
+        }
+        What::Many {
+            layer,
+            first,
+            count,
+            tag,
+        } => {
+            let pieces = pieces(first, count, tag);
+            let bytes: Vec<(u64, Vec<u8>)> = pieces
+                .iter()
+                .map(|(first, count, tag)| (first * 512, sectors(*tag, layer, *first, *count)))
+                .collect();
+            let writes: Vec<(u64, &[u8])> = bytes.iter().map(|(at, b)| (*at, &b[..])).collect();
+            let done = volume(store, layer)?.write_many(&writes);
+            assert_eq!(done.len(), writes.len());
+            done.into_iter().collect()
         }
         What::Atomic {
             layer,
@@ -224,6 +266,7 @@ pub(crate) fn run_live(store: &LayerStore, what: What) -> Result<()> {
 pub(crate) fn layer_of(what: What) -> Option<usize> {
     match what {
         What::Write { layer, .. }
+        | What::Many { layer, .. }
         | What::Atomic { layer, .. }
         | What::Unmap { layer, .. }
         | What::Flush { layer }
@@ -330,6 +373,16 @@ impl Model {
                 count,
                 tag,
             } if layer == me => self.put(first, count, tag, sure),
+            What::Many {
+                layer,
+                first,
+                count,
+                tag,
+            } if layer == me => {
+                for (first, count, tag) in pieces(first, count, tag) {
+                    self.put(first, count, tag, sure);
+                }
+            }
             What::Atomic {
                 layer,
                 first,

@@ -60,6 +60,10 @@ impl BlockMap {
     /// that left the image stays out until the next generation.
     pub(in crate::store) fn set(&mut self, span: Span, state: BlockState) {
         match state {
+            // Nearly every write of a small system is this one, and many are of one block.
+            BlockState::Present if self.zero.is_empty() && span.start() == span.end() => {
+                self.present.insert(*span.start());
+            }
             BlockState::Present => {
                 self.zero.remove_range(span.clone());
                 self.present.insert_range(span);
@@ -162,6 +166,9 @@ impl Undo {
 
     /// Remembers the states in `span` before they change, where no older one is remembered.
     pub(super) fn note(&mut self, span: &Span, before: &BlockMap) {
+        if span.start() == span.end() {
+            return self.note_one(*span.start(), before);
+        }
         for (state, run) in before.runs(span) {
             let mut fresh = RoaringBitmap::new();
             fresh.insert_range(run.clone());
@@ -176,6 +183,23 @@ impl Undo {
                 BlockState::Zero => self.zero |= fresh,
             }
         }
+    }
+
+    fn note_one(&mut self, block: u32, before: &BlockMap) {
+        let known = [&self.base, &self.present, &self.zero];
+        if known.iter().any(|set| set.contains(block)) {
+            return;
+        }
+        match before.state(block) {
+            BlockState::Base => self.base.insert(block),
+            BlockState::Present => self.present.insert(block),
+            BlockState::Zero => self.zero.insert(block),
+        };
+    }
+
+    /// True when the block is not durably present, whatever it is now.
+    pub(super) fn lacks(&self, block: u32) -> bool {
+        self.base.contains(block) || self.zero.contains(block)
     }
 
     /// Puts back what was taken for a flush that failed: the older memory wins.

@@ -133,6 +133,16 @@ impl Layer {
     /// `NoSpace` when the layer is at its limit, or the file system at its reserve.
     pub(in crate::store) fn claim(&self, core: &Core, fresh: &[Span]) -> Result<Claim<'_>> {
         let blocks = fresh.iter().map(span_len).sum();
+        if blocks == 0 {
+            // An overwrite that changes nothing of what is known: readers are not held up for it.
+            let state = self.state();
+            if state.dirty && !state.told.disk_full {
+                return Ok(Claim {
+                    layer: self,
+                    blocks,
+                });
+            }
+        }
         let claim = self.claim_of_layer(core, blocks)?;
         if blocks == 0 {
             return Ok(claim);

@@ -132,6 +132,12 @@ impl State {
         }
     }
 
+    /// True when the block is present and stays so over the loss of all that no flush has brought to the medium.
+    pub(in crate::store) fn keeps(&self, block: u32) -> bool {
+        let lost = self.is_durable() && (self.pending.lacks(block) || self.flushing.lacks(block));
+        self.map.state(block) == BlockState::Present && !lost
+    }
+
     /// The map that the journal tells.
     pub(super) fn durable_map(&self) -> BlockMap {
         let mut map = BlockMap::default();
@@ -280,8 +286,9 @@ impl Layer {
         Ok(file)
     }
 
-    /// Makes a change known: to the kernel first, then to readers. The data is in the file already (`claim` is
-    /// what a write of it took before), and the caller holds the blocks' lock.
+    /// Makes changes known: to the kernel first, in one record, then to readers. The data is in the file already
+    /// (`claim` is what a write of it took before), and the caller holds the blocks' lock. Nothing of it is known
+    /// when it fails.
     pub(in crate::store) fn publish(
         &self,
         core: &Core,
@@ -292,7 +299,7 @@ impl Layer {
         let wrote = claim.is_some();
         if spans.is_empty() {
             if wrote {
-                self.state_mut().dirty = true;
+                self.mark_dirty();
             }
             return Ok(());
         }
@@ -324,6 +331,15 @@ impl Layer {
             core.nudge();
         }
         Ok(())
+    }
+
+    /// Bytes that are not durable were written into the data file: a flush that took the mark before they came
+    /// may have passed them by.
+    pub(in crate::store) fn mark_dirty(&self) {
+        // Mostly set already: then readers are not held up.
+        if !self.state().dirty {
+            self.state_mut().dirty = true;
+        }
     }
 
     fn blocks(&self, generation: u64, state: BlockState, span: &Span) -> Entry {

@@ -136,9 +136,15 @@ fn check(layer: &Layer, base: &Image) -> Result<()> {
 impl Layer {
     /// Called before blocks change, with their lock held: a view keeps what it still needs of them.
     pub(in crate::store) fn before_change(&self, blocks: &Range<u64>) {
+        self.before_changes(std::iter::once(blocks.clone()));
+    }
+
+    /// The same for several runs of blocks.
+    pub(in crate::store) fn before_changes(&self, runs: impl Iterator<Item = Range<u64>>) {
+        // None begins meanwhile: that takes the lock of all blocks.
         let kept = self.state().frozen.clone();
         if let Some(kept) = kept {
-            kept.copy(blocks);
+            runs.for_each(|blocks| kept.copy(&blocks));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Atomic writes: after a power cut, a kill or a failed call the range is wholly old or wholly new, and no
 //! reader ever sees a part of each (SBC-4 4.29).
 
-use super::{Volume, clip};
+use super::{Ends, Volume, clip};
 use crate::limits;
 use crate::store::disk::File;
 use crate::store::layer::Redo;
@@ -38,10 +38,11 @@ impl Volume {
     fn write_atomic_held(&self, range: ByteRange, data: &[u8]) -> Result<()> {
         self.layer
             .begin_change(&self.core, self.session, self.birth)?;
-        let (head, tail, fresh) = self.write_plan(range)?;
+        let mut fresh = Vec::new();
+        let ends = self.plan_atomic(range, &mut fresh)?;
         let claim = self.layer.claim(&self.core, &fresh)?;
         let file = self.file_for_write()?;
-        let (start, whole) = self.completed(range, data, head, tail)?;
+        let (start, whole) = self.completed(&*file, range, data, ends)?;
         let before = self.before(&*file, start, whole.len() as u64)?;
         let redo = Redo {
             offset: start,
@@ -61,6 +62,24 @@ impl Volume {
             return Err(e);
         }
         self.layer.retire_redo(&self.core, start)
+    }
+
+    // As of a plain write. But the record may be all that a power cut leaves of a block which was never flushed: then
+    // it must hold that block whole, though the layer has it.
+    fn plan_atomic(&self, range: ByteRange, fresh: &mut Vec<Span>) -> Result<Ends> {
+        let state = self.state()?;
+        let mut ends = self.plan_write(&state, range, fresh)?;
+        let Some(blocks) = span(&range.blocks()) else {
+            return Ok(ends);
+        };
+        let lost = |block| (!state.keeps(block)).then_some(BlockState::Present);
+        if !range.offset().is_multiple_of(BLOCK_BYTES) {
+            ends.head = ends.head.or_else(|| lost(*blocks.start()));
+        }
+        if !range.end().is_multiple_of(BLOCK_BYTES) && range.end() != self.size() {
+            ends.tail = ends.tail.or_else(|| lost(*blocks.end()));
+        }
+        Ok(ends)
     }
 
     fn before(&self, file: &dyn File, start: u64, len: u64) -> Result<Before> {
