@@ -131,6 +131,8 @@ pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 
 // --- iSCSI: full feature phase ---
 
+/// Receive buffer of a connection that has not logged in, bytes: most login requests are read in one call.
+pub const RECEIVE_STRANGER: usize = 1024;
 /// Bytes of the receive buffer with which a connection begins to read; while it has nothing to read it has none.
 pub const RECEIVE_START: usize = 16 * 1024;
 /// Bytes to which the receive buffer grows under load: one largest PDU always fits.
@@ -450,6 +452,11 @@ pub const BOOT_SOCKET_BYTES: usize = 4 << 20;
 pub const EVENTS_KEPT: usize = 65_536;
 /// Events a slow reader may lag behind before it loses some (and is told).
 pub const EVENTS_LAG: usize = 8_192;
+/// After an event was heard, the next ones are left to gather for so long: a storm wakes each reader no more often.
+pub const EVENTS_GATHER: Duration = Duration::from_millis(50);
+/// The board of the control socket reads what happened at least this often while something happens; whoever asks it
+/// something makes it read all first.
+pub const BOARD_EVERY: Duration = Duration::from_millis(250);
 
 // --- names, catalog, head ---
 

@@ -9,11 +9,10 @@ use axum::response::Response;
 use axum::routing::get;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::lines::{line, stream_response};
 use super::{ApiError, App};
-use crate::events::{Event, Subscription};
+use crate::events::{Event, Follower};
 use crate::names::NodeSet;
 
 pub(super) fn routes() -> Router<App> {
@@ -44,12 +43,11 @@ async fn events(
         (Some(set), Some(node)) => set.contains(node),
         (Some(_), None) => false,
     };
-    let (kept, live) = app.head.bus().replay_and_subscribe(ask.after);
-    let kept = stream::iter(kept);
+    let bus = app.head.bus();
     let chosen = if ask.follow {
-        kept.chain(stream::unfold(live, next)).boxed()
+        stream::unfold(Follower::after(bus, ask.after), next).boxed()
     } else {
-        kept.boxed()
+        stream::iter(bus.since(ask.after)).boxed()
     };
     let chosen = chosen
         .filter(move |event| std::future::ready(wanted(event)))
@@ -57,15 +55,12 @@ async fn events(
     Ok(stream_response(chosen))
 }
 
-/// The next live event; a reader that fell behind goes on with what is left.
-async fn next(mut live: Subscription) -> Option<(Arc<Event>, Subscription)> {
+/// The next event, kept or live.
+async fn next(mut follower: Follower) -> Option<(Arc<Event>, Follower)> {
     loop {
-        match live.recv().await {
-            Ok(event) => return Some((event, live)),
-            Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "a reader of events fell behind");
-            }
-            Err(RecvError::Closed) => return None,
+        if let Some(event) = follower.try_next() {
+            return Some((event, follower));
         }
+        follower.ready().await;
     }
 }

@@ -76,7 +76,7 @@ async fn serve(
     let mut int = signal(SignalKind::interrupt())?;
     let listener = socket::listen(&settings.socket)?;
     let upkeep = Upkeep::start(&head, options::upkeep(settings)).context("the upkeep's threads")?;
-    let board = Board::follow(Arc::clone(head.bus()));
+    let board = Board::follow(head.bus());
     let waves = Waves::start(Arc::clone(&head))?;
     let pool = Arc::clone(head.pool());
     let iscsi =

@@ -123,12 +123,6 @@ impl Bus {
         inner.kept.range(from..).cloned().collect()
     }
 
-    /// Hears all later events.
-    #[must_use]
-    pub fn subscribe(&self) -> Subscription {
-        self.live.subscribe()
-    }
-
     /// The kept events with a number above `after`, oldest first, and a subscription that goes on
     /// exactly where they end.
     #[must_use]

@@ -1,13 +1,15 @@
 //! What happens on this head, told once and heard by whoever cares.
 //!
 //! Rooms that see something (`boot`, `iscsi`, `power`, `head`) publish an [`EventKind`] on the [`Bus`]; the
-//! bus adds the time, a number and the boot id. Rooms that decide or show (`wave`, `api`) subscribe.
+//! bus adds the time, a number and the boot id. Rooms that decide or show (`wave`, `api`) follow it, each at its
+//! own pace ([`Follower`]): an event wakes a reader that was quiet, never one that has just read.
 //! Nothing is ever called back through here, and a slow reader never holds up a publisher.
 //!
 //! [`Timeline`] folds events into where a boot stands; it is pure, so that a wave, the status table and
 //! a test read the same story. Level 2.
 
 mod bus;
+mod follower;
 mod timeline;
 mod traffic;
 
@@ -20,6 +22,7 @@ use crate::names::{BootId, Iqn, Mac, NodeName, NodeSet};
 use crate::units::UnixMillis;
 
 pub use bus::{Bus, Subscription};
+pub use follower::Follower;
 pub use timeline::{NodeTimeline, StageEntry, Timeline};
 pub use traffic::{Traffic, TrafficTotals};
 

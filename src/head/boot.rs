@@ -20,6 +20,7 @@ use crate::events::EventKind;
 use crate::limits;
 use crate::names::{BootId, LayerId, NodeName};
 use crate::store::Durability;
+use crate::store::volume::Base;
 use crate::units::UnixMillis;
 
 /// No boot has this number: a binding with it was made void by a reset, and no login gets it.
@@ -99,17 +100,57 @@ impl Head {
         let run = self.runs.of(&record.name);
         let mut run = lock(&run);
         let record = self.record(node)?;
-        let binding = if firmware {
-            self.binding_for_firmware(&record, &mut run)?
-        } else {
-            self.binding_for_os(&record, &mut run)?
+        let binding = match self.binding_there_is(&record, &run, firmware) {
+            Some(binding) => binding?,
+            None => self.bind(&record, &mut run, firmware)?,
         };
         // After a restart of the head the events of a boot that goes on still belong to it.
         self.bus.resume_boot(node, binding.boot);
+        let base = self
+            .base_for(node, &binding, firmware)
+            .map_err(|e| not_opened(node, e))?;
+        self.open_bound(record, binding, base, firmware, &mut run)
+    }
+
+    /// As [`Self::attach`], for a login that needs nothing of the medium and no lock that somebody has: most
+    /// logins of operating systems are such. None when it is not one; nothing was done then.
+    #[must_use]
+    pub fn attach_at_once(&self, node: &NodeName, firmware: bool) -> Option<Result<Attached>> {
+        // No lock is made for a node that is none.
+        self.snapshot().node(node.as_str())?;
+        let run = self.runs.of(node);
+        let mut run = run.try_lock().ok()?;
+        let record = match self.record(node) {
+            Ok(record) => record,
+            Err(e) => return Some(Err(e)),
+        };
+        let binding = match self.binding_there_is(&record, &run, firmware)? {
+            Ok(binding) => binding,
+            Err(e) => return Some(Err(e)),
+        };
+        let base = self.base_at_once(node, &binding, firmware)?;
+        self.bus.resume_boot(node, binding.boot);
+        Some(self.open_bound(record, binding, base, firmware, &mut run))
+    }
+
+    /// The rest of an attach, which does not wait: what is bound is opened.
+    fn open_bound(
+        &self,
+        record: Arc<NodeRecord>,
+        binding: Arc<Binding>,
+        base: Arc<dyn Base>,
+        firmware: bool,
+        run: &mut Run,
+    ) -> Result<Attached> {
+        let node = &record.name;
         self.limit(&record);
+        let durability = match binding.mode {
+            LayerMode::Persistent => Durability::Durable,
+            LayerMode::Ephemeral => Durability::Volatile,
+        };
         let volume = self
-            .open_volume(node, &binding, firmware)
-            .map_err(|e| e.within(format!("node `{node}`: the disk cannot be opened")))?;
+            .volume(binding.layer, base, durability)
+            .map_err(|e| not_opened(node, e))?;
         if !firmware {
             run.os_seen = Some(binding.boot);
         }
@@ -137,27 +178,49 @@ impl Head {
         record.ok_or_else(|| HeadError::not_found(format!("there is no node `{node}`")))
     }
 
-    fn binding_for_firmware(&self, record: &NodeRecord, run: &mut Run) -> Result<Arc<Binding>> {
+    /// The binding that a login finds, when it needs no new one; or why there is none for it.
+    fn binding_there_is(
+        &self,
+        record: &NodeRecord,
+        run: &Run,
+        firmware: bool,
+    ) -> Option<Result<Arc<Binding>>> {
+        let now = self.snapshot();
+        let binding = now.binding(record.layer)?;
+        if !firmware {
+            return Some(self.binding_for_os(record, binding, run));
+        }
+        let boot = self.boot_for_firmware(record, run)?;
+        (binding.boot == boot).then(|| Ok(Arc::clone(binding)))
+    }
+
+    /// The boot under way that a firmware login belongs to.
+    fn boot_for_firmware(&self, record: &NodeRecord, run: &Run) -> Option<BootId> {
         let under_way = self.bus.current_boot(&record.name);
-        let boot = match under_way.filter(|boot| run.os_seen != Some(*boot)) {
-            Some(boot) => boot,
-            None => self.bus.begin_boot(&record.name, "firmware login"),
+        under_way.filter(|boot| run.os_seen != Some(*boot))
+    }
+
+    /// A binding for a login that finds none.
+    fn bind(&self, record: &NodeRecord, run: &mut Run, firmware: bool) -> Result<Arc<Binding>> {
+        let (under_way, cause) = if firmware {
+            (self.boot_for_firmware(record, run), "firmware login")
+        } else {
+            let under_way = self.bus.current_boot(&record.name);
+            (under_way, "operating system login")
         };
+        let boot = under_way.unwrap_or_else(|| self.bus.begin_boot(&record.name, cause));
         self.prepare(record, boot, run)
     }
 
     /// A system that runs keeps the disk it has, or is told that it is gone; a fresh disk under it would
     /// end in a damaged one.
-    fn binding_for_os(&self, record: &NodeRecord, run: &mut Run) -> Result<Arc<Binding>> {
+    fn binding_for_os(
+        &self,
+        record: &NodeRecord,
+        binding: &Arc<Binding>,
+        run: &Run,
+    ) -> Result<Arc<Binding>> {
         let name = &record.name;
-        let now = self.snapshot();
-        let Some(binding) = now.binding(record.layer) else {
-            let boot = match self.bus.current_boot(name) {
-                Some(boot) => boot,
-                None => self.bus.begin_boot(name, "operating system login"),
-            };
-            return self.prepare(record, boot, run);
-        };
         let gone = |why: &str| {
             let message = format!("node `{name}`: {why}; boot the node anew");
             Err(HeadError::new(HeadErrorKind::Gone, message))
@@ -317,20 +380,6 @@ impl Head {
         Some(old)
     }
 
-    fn open_volume(
-        &self,
-        node: &NodeName,
-        binding: &Binding,
-        firmware: bool,
-    ) -> Result<Arc<crate::store::Volume>> {
-        let durability = match binding.mode {
-            LayerMode::Persistent => Durability::Durable,
-            LayerMode::Ephemeral => Durability::Volatile,
-        };
-        let base = self.base_for(node, binding, firmware)?;
-        self.volume(binding.layer, base, durability)
-    }
-
     /// Writes down, block by block, how far boot ids may have been given out.
     fn reserve_boots(&self, boot: BootId) -> Result<()> {
         let half = limits::BOOT_ID_BLOCK / 2;
@@ -362,6 +411,10 @@ impl Head {
             Ok(())
         })
     }
+}
+
+fn not_opened(node: &NodeName, error: HeadError) -> HeadError {
+    error.within(format!("node `{node}`: the disk cannot be opened"))
 }
 
 /// The binding of a layer that was moved.

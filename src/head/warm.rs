@@ -178,15 +178,35 @@ impl Head {
         firmware: bool,
     ) -> Result<Arc<dyn Base>> {
         let image = self.store.images.open_image(binding.image)?;
-        self.warm.want(binding.image);
         if firmware && self.warm.recorder(node, binding.boot).is_none() {
             let known = self.profile(binding.image).map_or(0, |p| p.recorded());
             self.warm.begin(node, binding, &image, known);
         }
-        Ok(match self.warm.recorder(node, binding.boot) {
+        Ok(self.base_over(node, binding, image))
+    }
+
+    /// As [`Self::base_for`]; none when the image or its profile would have to be read from the medium.
+    pub(super) fn base_at_once(
+        &self,
+        node: &NodeName,
+        binding: &Binding,
+        firmware: bool,
+    ) -> Option<Arc<dyn Base>> {
+        let image = self.store.images.opened(binding.image)?;
+        if firmware && self.warm.recorder(node, binding.boot).is_none() {
+            let known = lock(&self.warm.state).profiles.get(&binding.image)?.clone();
+            let known = known.map_or(0, |p| p.recorded());
+            self.warm.begin(node, binding, &image, known);
+        }
+        Some(self.base_over(node, binding, image))
+    }
+
+    fn base_over(&self, node: &NodeName, binding: &Binding, image: Arc<Image>) -> Arc<dyn Base> {
+        self.warm.want(binding.image);
+        match self.warm.recorder(node, binding.boot) {
             Some(recorder) => Arc::new(Recorded { image, recorder }),
             None => image,
-        })
+        }
     }
 
     /// A boot of this node was made ready.
@@ -336,11 +356,12 @@ impl Head {
     /// Takes in what happened since the last time: boots that began, and those that are over.
     pub(super) fn hear_boots(&self) {
         let heard = lock(&self.warm.state).heard;
-        for event in self.bus.since(heard) {
-            lock(&self.warm.state).heard = event.seq;
-            self.hear_boot(&event);
+        let news = self.bus.since(heard);
+        for event in &news {
+            self.hear_boot(event);
         }
         let mut state = lock(&self.warm.state);
+        state.heard = news.last().map_or(heard, |event| event.seq);
         state
             .recordings
             .retain(|_, r| r.began.elapsed() < PROFILE_RECORD_MAX);
@@ -351,6 +372,13 @@ impl Head {
 
     fn hear_boot(&self, event: &Event) {
         let Some(node) = &event.node else { return };
+        // In a storm nearly all are logins and logouts.
+        if matches!(
+            event.kind,
+            EventKind::Login { .. } | EventKind::Logout { .. }
+        ) {
+            return;
+        }
         let mut state = lock(&self.warm.state);
         match &event.kind {
             EventKind::BootStarted { .. } => {
@@ -454,6 +482,8 @@ impl Head {
 
     /// Brings in what is not there of a version's profile, at most `budget` bytes of it.
     fn bring_in(&self, id: ImageId, budget: u64) {
+        // Noted also when there is nothing to bring in: else every login would wake this thread to find that out.
+        lock(&self.warm.state).fetched.insert(id, Instant::now());
         let Some(profile) = self.profile(id) else {
             return;
         };

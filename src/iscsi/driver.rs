@@ -11,13 +11,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::connection::{Connection, Event, Incoming, Options, Output, Place};
 use super::exec::{Completion, Executor};
+use super::farewell::{self, LOGOUT};
 use super::frame::{Decoder, Encoder, Head, TRAILER_BYTES_MAX, Violation};
 use super::login::Established;
 use super::mailbox::{self, mailbox};
@@ -76,14 +77,6 @@ pub(super) struct Entered {
 /// that the task is small: what the login left behind would stay in it as long as it lives.
 pub(super) fn serve(entered: Entered, turn: Turn) -> Option<impl Future<Output = ()> + Send> {
     Feature::new(entered, turn).map(|feature| Box::new(feature).run())
-}
-
-/// Says that we are done, and lets the peer close first.
-pub(super) async fn linger(stream: &mut TcpStream) {
-    let _ = stream.shutdown().await;
-    let mut waste = [0; 512];
-    let rest = async { while matches!(stream.read(&mut waste).await, Ok(n) if n > 0) {} };
-    let _ = tokio::time::timeout(limits::LINGER, rest).await;
 }
 
 /// A data segment on its way to where it belongs.
@@ -540,7 +533,9 @@ impl Feature {
                 break;
             }
             self.exec.tape.sends();
-            match send(&mut self.stream, &self.tx, cx) {
+            // The answer to a logout goes out together with the end of the connection.
+            let last = self.closing.as_deref() == Some(LOGOUT) && self.exec.in_flight() == 0;
+            match send(&mut self.stream, &self.tx, last, cx) {
                 Poll::Pending => {
                     self.stuck.get_or_insert(self.now);
                     break;
@@ -680,29 +675,40 @@ impl Feature {
             notes,
             leavers,
             clears,
+            rx,
+            direct,
             ..
         } = *self;
         // Whoever waits for this session learns it by these ends.
         drop((notes, leavers, clears));
+        // After a logout an initiator says nothing more: there is nothing to wait for.
+        let has_read_all = rx.len() == 0 && direct.is_none();
+        if why == LOGOUT && has_read_all && farewell::has_nothing(&stream) {
+            return;
+        }
         // After these all was said: the peer gets the time to read it, and closes first.
-        if ["logout", "drained", "the head stops"].contains(&why) {
-            linger(&mut stream).await;
+        if [LOGOUT, "drained", "the head stops"].contains(&why) {
+            farewell::linger(&mut stream).await;
         }
     }
 }
 
-/// One write of what waits.
-fn send(stream: &mut TcpStream, tx: &Tx, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let stream = Pin::new(stream);
+/// One write of what waits, all of it the `last` that is said or not.
+fn send(
+    stream: &mut TcpStream,
+    tx: &Tx,
+    last: bool,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     if tx.is_short() {
         // Nearly every write of a node that boots: a long list would cost more to clear than to fill.
         let mut slices = [IoSlice::new(&[]); limits::SEND_SHORT_SLICES];
         let count = tx.slices(&mut slices);
-        return stream.poll_write_vectored(cx, &slices[..count]);
+        return farewell::poll_send(stream, cx, &slices[..count], last);
     }
     let mut slices = [IoSlice::new(&[]); limits::SEND_BATCH_SLICES];
     let count = tx.slices(&mut slices);
-    stream.poll_write_vectored(cx, &slices[..count])
+    farewell::poll_send(stream, cx, &slices[..count], last)
 }
 
 /// Wakes a task once the sockets were looked at: who has become ready meanwhile goes first. So a quiet neighbour

@@ -2,7 +2,7 @@
 //! and attaches its disk.
 
 use std::borrow::Cow;
-use std::net::{SocketAddr, TcpStream as StdStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::driver::{Entered, Handle, Note, linger};
+use super::driver::{Entered, Handle, Note};
+use super::farewell::linger;
 use super::frame::{Decoder, Encoder, Violation};
 use super::login::{self, Established, Login};
 use super::mailbox;
@@ -21,20 +22,20 @@ use super::session::Eviction;
 use super::shared::{Discovery, Newcomer, Shared};
 use super::target::{Auth, PORTAL_GROUP, Session};
 use crate::events::InitiatorKind;
-use crate::head::HeadErrorKind;
+use crate::head::{Attached, HeadError, HeadErrorKind};
 use crate::limits;
 use crate::names::{Iqn, NodeName};
 
 /// A connection that was accepted and may log in.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    stream: StdStream,
+    stream: TcpStream,
     peer: SocketAddr,
     ticket: Newcomer,
 }
 
 impl Arrival {
-    pub(super) const fn new(stream: StdStream, peer: SocketAddr, ticket: Newcomer) -> Self {
+    pub(super) const fn new(stream: TcpStream, peer: SocketAddr, ticket: Newcomer) -> Self {
         Self {
             stream,
             peer,
@@ -50,7 +51,7 @@ pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Wo
         peer,
         mut ticket,
     } = arrival;
-    let (Ok(stream), Some(notes)) = (TcpStream::from_std(stream), ticket.notes.take()) else {
+    let Some(notes) = ticket.notes.take() else {
         return;
     };
     let handle = ticket.handle.clone();
@@ -381,7 +382,10 @@ async fn take_seat(
     let wait = shared
         .entry_wait(&node.name, limits::LOGIN_WAIT / 3)
         .ok_or_else(|| (0x0301, "too many logins to this node just now".to_owned()))?;
-    tokio::time::sleep(wait).await;
+    // Also a sleep of no time lasts until the next tick of the timer's clock, a millisecond at most.
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
     let (mut session, victims) = shared
         .targets
         .enter(node, &new.ask, peer.ip(), handle)
@@ -395,15 +399,35 @@ async fn take_seat(
     if shared.targets.is_drained(&session.node.name) {
         return Err((0x0301, "it was drained meanwhile".to_owned()));
     }
-    let count = u64::try_from(victims.len()).unwrap_or(u64::MAX);
-    shared.metrics.replaced.add(count);
-    await_end(victims)
-        .await
-        .map_err(|why| (0x0301, why.to_owned()))?;
+    if !victims.is_empty() {
+        let count = u64::try_from(victims.len()).unwrap_or(u64::MAX);
+        shared.metrics.replaced.add(count);
+        await_end(victims)
+            .await
+            .map_err(|why| (0x0301, why.to_owned()))?;
+    }
+    match attach(shared, &session.node.name, session.kind).await? {
+        Ok(attached) => {
+            session.attach(attached, &name);
+            Ok(session)
+        }
+        Err(e) => Err((status_of(e.kind), e.message)),
+    }
+}
+
+/// Opens the node's disk: here, when nothing has to be waited for, else on an I/O thread.
+async fn attach(
+    shared: &Shared,
+    node: &NodeName,
+    kind: InitiatorKind,
+) -> Result<Result<Attached, HeadError>, Refusal> {
+    let firmware = kind == InitiatorKind::Firmware;
+    let head = shared.targets.head();
+    if let Some(done) = head.attach_at_once(node, firmware) {
+        return Ok(done);
+    }
     let (done, wait) = oneshot::channel();
-    let head = Arc::clone(shared.targets.head());
-    let node = session.node.name.clone();
-    let firmware = session.kind == InitiatorKind::Firmware;
+    let (head, node) = (Arc::clone(head), node.clone());
     let job = Box::new(move || {
         let _ = done.send(head.attach(&node, firmware));
     });
@@ -411,14 +435,8 @@ async fn take_seat(
         .pool
         .submit(job)
         .map_err(|_| (0x0302, "the I/O threads' queue is full".to_owned()))?;
-    match wait.await {
-        Ok(Ok(attached)) => {
-            session.attach(attached, &name);
-            Ok(session)
-        }
-        Ok(Err(e)) => Err((status_of(e.kind), e.message)),
-        Err(_) => Err((0x0300, "attaching the disk was given up".to_owned())),
-    }
+    wait.await
+        .map_err(|_| (0x0300, "attaching the disk was given up".to_owned()))
 }
 
 /// What a failure of the head means to an initiator. Class 2 stops a node for good, so it is kept for what

@@ -1,7 +1,7 @@
 //! iSCSI target, RFC 7143: from bytes on a socket to SCSI commands and back. Level 5.
 //!
 //! ```text
-//!   server.rs   listens, starts the door and the workers, hands connections on
+//!   server.rs   listens, starts the door and the workers, hands connections on; farewell.rs: how they end
 //!     shared.rs   what all connections share; what is refused is counted and told here
 //!     gate.rs     who may wait for a login, fairly by address; pace.rs, refusals.rs: how often, how long (pure)
 //!     budget.rs   memory, fairly by node                                                  (pure)
@@ -36,6 +36,7 @@ mod control;
 mod driver;
 pub mod error;
 mod exec;
+mod farewell;
 pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;

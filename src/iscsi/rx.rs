@@ -61,9 +61,10 @@ impl Rx {
         Self::sized(decoder, smaller(limits::RECEIVE_START, size_max), size_max)
     }
 
-    /// For a stranger: room for one header, and for the rest of a PDU only when its header was accepted.
+    /// For a stranger: room for a usual login request, and for the rest of a longer PDU only when its header was
+    /// accepted.
     pub(super) const fn frugal(decoder: Decoder) -> Self {
-        Self::sized(decoder, BHS_BYTES, BHS_BYTES)
+        Self::sized(decoder, limits::RECEIVE_STRANGER, limits::RECEIVE_STRANGER)
     }
 
     const fn sized(decoder: Decoder, size: usize, size_max: usize) -> Self {
@@ -362,12 +363,12 @@ mod test {
     }
 
     #[test]
-    fn a_stranger_gets_room_for_a_header_and_then_for_its_one_pdu() {
+    fn a_stranger_gets_room_for_a_usual_request_and_then_for_its_one_pdu() {
         let mut rx = Rx::frugal(Decoder::login());
-        assert_eq!(rx.space().len(), 48);
+        assert_eq!(rx.space().len(), limits::RECEIVE_STRANGER);
         let mut header = Bhs::new(op::LOGIN | 0x40);
         header.set_data_len(8190);
-        rx.space().copy_from_slice(&header.0);
+        rx.space()[..48].copy_from_slice(&header.0);
         rx.filled(48);
         assert_eq!(rx.next(), Found::More);
         let mut left = 8192;

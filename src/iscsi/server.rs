@@ -1,6 +1,8 @@
-//! The server: listens, starts the door and one worker per core. Strangers log in at the door, a thread of lower
-//! priority, so that a storm of logins takes nothing from sessions; then a session stays on its worker to the end.
+//! The server: listens, starts the door and one worker per core. Strangers come in and log in at the door, a thread of
+//! lower priority, so that a storm of logins takes nothing from sessions; then a session stays on its worker to the
+//! end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -37,8 +40,14 @@ const DOOR_NICE: i32 = 5;
 /// (`driver.rs`), so this bounds how many short polls may come before somebody who was quiet is heard.
 const POLLS_PER_LOOK: u32 = 16;
 
+/// The same at the door, where nobody is to be heard within microseconds and a look costs as much as a small answer.
+const POLLS_PER_LOOK_AT_THE_DOOR: u32 = 16;
+
 /// A failing `accept` is written down at most this often.
 const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// What is left of logins that are over is cleared away at least this often, and whenever somebody comes.
+const REAP_EVERY: Duration = Duration::from_secs(1);
 
 /// Pause after an `accept` that failed, so that a lack of file numbers does not keep a core busy.
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
@@ -68,9 +77,9 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    listeners: Vec<Arc<Socket>>,
+    listeners: Vec<Socket>,
     addresses: Vec<SocketAddr>,
-    /// In the order in which they end: acceptors, the door, workers.
+    /// In the order in which they end: the door, workers.
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -82,7 +91,7 @@ impl Server {
         let mut addresses = Vec::new();
         for address in &options.listen {
             let (socket, bound) = bind(*address)?;
-            listeners.push(Arc::new(socket));
+            listeners.push(socket);
             addresses.push(bound);
         }
         if let Some(to) = options.redirect.filter(|to| is_local(*to, &addresses)) {
@@ -109,10 +118,7 @@ impl Server {
         let inboxes = (0..count)
             .map(|n| server.start_worker(n))
             .collect::<Result<Vec<_>, _>>()?;
-        let door = server.start_door(inboxes)?;
-        for n in 0..server.listeners.len() {
-            server.start_acceptor(n, door.clone())?;
-        }
+        server.start_door(inboxes)?;
         server.threads.reverse();
         Ok(server)
     }
@@ -151,40 +157,40 @@ impl Server {
 
     fn close_listeners(&self) {
         for listener in &self.listeners {
-            // On Linux this wakes `accept` with an error.
+            // On Linux this wakes whoever waits for it, and `accept` fails from then on.
             let _ = listener.shutdown(std::net::Shutdown::Both);
         }
     }
 
     fn start_worker(&mut self, number: usize) -> Result<Inbox<Entered>, Error> {
         let (inbox, sessions) = mpsc::unbounded_channel();
-        let runtime = runtime("an iSCSI worker's runtime")?;
+        let runtime = runtime("an iSCSI worker's runtime", POLLS_PER_LOOK)?;
         self.start_thread(format!("iscsi-{number}"), move || work(&runtime, sessions))?;
         Ok(inbox)
     }
 
-    /// The thread on which connections log in.
-    fn start_door(&mut self, workers: Vec<Inbox<Entered>>) -> Result<Inbox<Arrival>, Error> {
-        let (inbox, arrivals) = mpsc::unbounded_channel();
-        let runtime = runtime("the iSCSI door's runtime")?;
-        let shared = Arc::clone(&self.shared);
-        let workers = Workers {
-            inboxes: workers,
-            turn: AtomicUsize::new(0),
+    /// The thread on which connections come in and log in.
+    fn start_door(&mut self, workers: Vec<Inbox<Entered>>) -> Result<(), Error> {
+        let runtime = runtime("the iSCSI door's runtime", POLLS_PER_LOOK_AT_THE_DOOR)?;
+        let door = Door {
+            shared: Arc::clone(&self.shared),
+            workers: Arc::new(Workers {
+                inboxes: workers,
+                turn: AtomicUsize::new(0),
+            }),
         };
+        let listen = || -> io::Result<Vec<TcpListener>> {
+            // A listener belongs to the runtime that it is made in.
+            let _inside = runtime.enter();
+            let all = self.listeners.iter();
+            all.map(|l| TcpListener::from_std(l.try_clone()?.into()))
+                .collect()
+        };
+        let listeners =
+            listen().map_err(|e| Error::io(ErrorKind::Thread, e, "the iSCSI listeners"))?;
         self.start_thread("iscsi-door".to_owned(), move || {
             lower_priority();
-            open_door(&runtime, arrivals, &shared, workers);
-        })?;
-        Ok(inbox)
-    }
-
-    fn start_acceptor(&mut self, number: usize, door: Inbox<Arrival>) -> Result<(), Error> {
-        let listener = Arc::clone(&self.listeners[number]);
-        let shared = Arc::clone(&self.shared);
-        self.start_thread(format!("iscsi-accept-{number}"), move || {
-            lower_priority();
-            accept(&listener, &door, &shared);
+            runtime.block_on(door.open(listeners));
         })
     }
 
@@ -226,10 +232,10 @@ impl Workers {
     }
 }
 
-fn runtime(what: &str) -> Result<Runtime, Error> {
+fn runtime(what: &str, polls_per_look: u32) -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .event_interval(POLLS_PER_LOOK)
+        .event_interval(polls_per_look)
         .build()
         .map_err(|e| Error::io(ErrorKind::Thread, e, what))
 }
@@ -277,6 +283,7 @@ fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), Error> {
                 .with_interval(Duration::from_secs(10))
                 .with_retries(6),
         )?;
+        socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let bound = socket
@@ -294,68 +301,97 @@ fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), Error> {
     })
 }
 
-/// Takes connections until the listener is shut down. Whoever may not wait for a login is turned away here.
-fn accept(listener: &Socket, door: &Inbox<Arrival>, shared: &Arc<Shared>) {
-    let mut failures = 0u64;
-    let mut told: Option<Instant> = None;
-    loop {
-        match listener.accept() {
-            _ if shared.is_stopped() => return,
-            Ok((socket, peer)) => {
-                let Some(peer) = peer.as_socket() else {
-                    continue;
-                };
-                let Some(ticket) = shared.admit(peer) else {
-                    // With a reset: no memory and no time is spent on an orderly end.
-                    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
-                    continue;
-                };
-                if SockRef::from(&socket).set_nonblocking(true).is_ok() {
-                    let _ = door.send(Arrival::new(socket.into(), peer, ticket));
-                }
-            }
-            Err(e) => {
-                // Out of file numbers, most likely: strangers give some back.
-                shared.shed();
-                failures += 1;
-                if told.is_none_or(|at| at.elapsed() >= ACCEPT_TOLD_EVERY) {
-                    tracing::warn!(error = %e, failures, "connections could not be accepted; \
-                        raise the limit of open files (LimitNOFILE)");
-                    told = Some(Instant::now());
-                    failures = 0;
-                }
-                std::thread::park_timeout(ACCEPT_RETRY);
-            }
-        }
-    }
+/// The door: takes connections and logs them in. A thread of its own for accepting would cost a change of threads
+/// for each login and win nothing: whoever floods us with connections makes the same work for the logins of others,
+/// on whatever thread, and here both get their turns.
+#[derive(Clone)]
+struct Door {
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
 }
 
-/// The door: logs strangers in until no more can come and all are through, and tells what was refused.
-fn open_door(
-    runtime: &Runtime,
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
-    shared: &Arc<Shared>,
-    workers: Workers,
-) {
-    let workers = Arc::new(workers);
-    runtime.block_on(async {
-        let mut logins = JoinSet::new();
+impl Door {
+    /// Until all listeners are shut down and all who came are through. Tells what was refused.
+    async fn open(self, listeners: Vec<TcpListener>) {
+        let mut open = JoinSet::new();
+        for listener in listeners {
+            open.spawn(self.clone().receive(listener));
+        }
         let mut clock = tokio::time::interval(limits::REFUSAL_TOLD_EVERY / 10);
         loop {
             tokio::select! {
-                arrival = arrivals.recv() => match arrival {
-                    Some(arrival) => {
-                        let (shared, workers) = (Arc::clone(shared), Arc::clone(&workers));
-                        logins.spawn(login_driver::serve(arrival, shared, workers));
-                    }
-                    None => break,
+                over = open.join_next() => if over.is_none() {
+                    return;
                 },
-                Some(_) = logins.join_next() => {}
-                _ = clock.tick() => shared.tell_due(),
+                _ = clock.tick() => self.shared.tell_due(),
             }
         }
+    }
+
+    /// Takes connections until the listener is shut down. However many wait, the runtime lets others have their turn
+    /// now and then.
+    async fn receive(self, listener: TcpListener) {
+        let mut logins = JoinSet::new();
+        let mut trouble = Trouble::default();
+        while !self.shared.is_stopped() {
+            let accepted = tokio::time::timeout(REAP_EVERY, listener.accept()).await;
+            // Looked for here, and not waited for: that some login ended is no reason to wake up.
+            while logins.try_join_next().is_some() {}
+            match accepted {
+                _ if self.shared.is_stopped() => {}
+                // Nobody came.
+                Err(_) => {}
+                Ok(Ok((stream, peer))) => self.admit(stream, peer, &mut logins),
+                Ok(Err(e)) if is_passing(&e) => {}
+                Ok(Err(e)) => {
+                    // Out of file numbers, most likely: strangers give some back.
+                    self.shared.shed();
+                    trouble.tell(&e);
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+        drop(listener);
         while logins.join_next().await.is_some() {}
-    });
+    }
+
+    /// Whoever may not wait for a login is turned away here.
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, logins: &mut JoinSet<()>) {
+        let Some(ticket) = self.shared.admit(peer) else {
+            // With a reset: no memory and no time is spent on an orderly end.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            return;
+        };
+        let (shared, workers) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
+        let arrival = Arrival::new(stream, peer, ticket);
+        logins.spawn(login_driver::serve(arrival, shared, workers));
+    }
+}
+
+/// Errors of `accept` that concern one connection, which went away while it waited, or none (Linux accept(2)).
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted};
+    matches!(error.kind(), ConnectionAborted | Interrupted)
+}
+
+/// Tells that connections cannot be accepted, not too often.
+#[derive(Default)]
+struct Trouble {
+    failures: u64,
+    told: Option<Instant>,
+}
+
+impl Trouble {
+    fn tell(&mut self, error: &io::Error) {
+        self.failures += 1;
+        if self.told.is_none_or(|at| at.elapsed() >= ACCEPT_TOLD_EVERY) {
+            let failures = self.failures;
+            tracing::warn!(%error, failures, "connections could not be accepted; \
+                raise the limit of open files (LimitNOFILE)");
+            self.told = Some(Instant::now());
+            self.failures = 0;
+        }
+    }
 }
 
 /// One worker: serves its sessions until no more can come and all are over.
@@ -388,11 +424,14 @@ mod test {
         bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
     }
 
-    #[test]
-    fn accepted_sockets_inherit_what_the_listener_was_told() {
+    #[tokio::test]
+    async fn accepted_sockets_inherit_what_the_listener_was_told() {
         let (listener, address) = loopback();
+        let listener = TcpListener::from_std(listener.into()).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
-        let (socket, _) = listener.accept().unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.nonblocking().unwrap());
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
         assert_eq!(
@@ -402,15 +441,14 @@ mod test {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 6);
     }
 
-    #[test]
-    fn a_shut_listener_wakes_its_acceptor() {
+    #[tokio::test]
+    async fn a_shut_listener_wakes_whoever_waits_for_it() {
         let (listener, _) = loopback();
-        let listener = Arc::new(listener);
-        let waiting = Arc::clone(&listener);
-        let thread = std::thread::spawn(move || waiting.accept().is_err());
-        // Before or during the call: both must end it.
+        let waiting = TcpListener::from_std(listener.try_clone().unwrap().into()).unwrap();
+        let task = tokio::spawn(async move { waiting.accept().await.is_err() });
+        tokio::task::yield_now().await;
         listener.shutdown(std::net::Shutdown::Both).unwrap();
-        assert!(thread.join().unwrap());
+        assert!(task.await.unwrap());
     }
 
     #[test]

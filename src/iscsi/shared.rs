@@ -107,7 +107,10 @@ pub(super) struct Link(Arc<Shared>, u64);
 impl Drop for Link {
     fn drop(&mut self) {
         lock(&self.0.links).remove(&self.1);
-        self.0.unlinked.notify_all();
+        // Only the end of the server waits for it, and tells so first; telling nobody would still cost a call.
+        if self.0.stopped.load(SeqCst) {
+            self.0.unlinked.notify_all();
+        }
     }
 }
 

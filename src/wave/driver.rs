@@ -7,14 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::machine::{Effect, Machine, Summary};
 use super::settle::Settle;
 use super::spec::Spec;
-use crate::events::{Event, EventKind, ReadyBy};
+use crate::events::{Event, EventKind, Follower, ReadyBy};
 use crate::head::Head;
 use crate::limits;
 use crate::names::NodeName;
@@ -182,26 +181,14 @@ impl Waves {
         let (power_failed, mut failures) = mpsc::unbounded_channel();
         let mut second = tokio::time::interval(Duration::from_secs(1));
         let mut settle = Settle::default();
-        let mut live = self.head.bus().subscribe();
-        let mut heard = 0;
+        let mut events = Follower::from_now(self.head.bus());
         loop {
             tokio::select! {
-                event = live.recv() => match event {
-                    Ok(event) => {
-                        heard = event.seq;
+                () = events.ready() => {
+                    while let Some(event) = events.try_next() {
                         self.hear(&event, &mut settle);
                     }
-                    Err(RecvError::Lagged(missed)) => {
-                        tracing::warn!(missed, "waves fell behind the events and read them again");
-                        let (kept, again) = self.head.bus().replay_and_subscribe(heard);
-                        live = again;
-                        for event in kept {
-                            heard = event.seq;
-                            self.hear(&event, &mut settle);
-                        }
-                    }
-                    Err(RecvError::Closed) => return,
-                },
+                }
                 Some(PowerFailed(node, why)) = failures.recv() => self.power_failed(&node, &why),
                 _ = second.tick() => {
                     self.tick(&mut settle);

@@ -303,3 +303,53 @@ fn a_damaged_persistent_layer_is_not_thrown_away_by_a_boot() {
     assert_eq!(byte(&bench.os("n1"), 0), 1);
     assert_eq!(trouble(), None);
 }
+
+#[test]
+fn a_login_that_needs_nothing_new_is_done_at_once() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    let at_once = |firmware| bench.head().attach_at_once(&name("n1"), firmware);
+    assert!(at_once(false).is_none(), "its binding is not written yet");
+    bench.boot("n1");
+    let disk = bench.head().attach(&name("n1"), false).unwrap();
+    disk.volume.write(0, &[9; 512]).unwrap();
+    let again = at_once(false).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&disk.volume, &again.volume));
+    assert_eq!(byte(&again, 0), 9);
+    assert!(bench.head().attach_at_once(&name("n9"), false).is_none());
+}
+
+#[test]
+fn a_login_that_begins_a_boot_is_not_done_at_once_and_nothing_of_it() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.boot("n1");
+    let disk = bench.os("n1");
+    let boot = bench.head().bus().current_boot(&name("n1"));
+    assert!(bench.head().attach_at_once(&name("n1"), true).is_none());
+    assert_eq!(bench.head().bus().current_boot(&name("n1")), boot);
+    assert_eq!(byte(&disk, 0), 1);
+    bench.login("n1", true).unwrap();
+    assert_ne!(bench.head().bus().current_boot(&name("n1")), boot);
+    assert!(disk.volume.read(ByteRange::new(0, 512).unwrap()).is_err());
+}
+
+#[test]
+fn a_login_at_once_learns_that_its_disk_is_gone() {
+    let bench = Bench::with_nodes(LayerMode::Persistent);
+    bench.boot("n1");
+    bench.os("n1");
+    bench.reset("n1");
+    let told = bench.head().attach_at_once(&name("n1"), false).unwrap();
+    refused(told, HeadErrorKind::Gone, &["n1", "reset"]);
+}
+
+#[test]
+fn a_login_at_once_waits_for_nobody() {
+    let bench = Bench::with_nodes(LayerMode::Ephemeral);
+    bench.boot("n1");
+    let _disk = bench.os("n1");
+    let run = bench.head().runs.of(&name("n1"));
+    let busy = lock(&run);
+    assert!(bench.head().attach_at_once(&name("n1"), false).is_none());
+    drop(busy);
+    assert!(bench.head().attach_at_once(&name("n1"), false).is_some());
+}

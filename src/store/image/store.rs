@@ -237,6 +237,12 @@ impl ImageStore {
         Ok(image)
     }
 
+    /// An image that somebody holds open, when that can be told without waiting.
+    #[must_use]
+    pub fn opened(&self, id: ImageId) -> Option<Arc<Image>> {
+        self.open.try_lock().ok()?.get(&id)?.upgrade()
+    }
+
     /// Whether the image has a manifest.
     ///
     /// # Errors
