@@ -43,7 +43,8 @@ fn reads(c: &mut Criterion, name: &str, volume: &Volume) {
 }
 
 /// Writes of one go.
-const AT_ONCE: u64 = 16;
+const AT_ONCE: u64 = MANY.len() as u64;
+const MANY: [(); 16] = [(); 16];
 
 fn writes(c: &mut Criterion, held: &Volume, fresh: &Volume) {
     let mut group = c.benchmark_group("volume/layer");
@@ -59,8 +60,7 @@ fn writes(c: &mut Criterion, held: &Volume, fresh: &Volume) {
     group.throughput(Throughput::Bytes(AT_ONCE * BLOCK));
     group.bench_function("16 writes at once over held blocks/4 KiB", |b| {
         b.iter(|| {
-            let writes =
-                [(); AT_ONCE as usize].map(|()| (random.below(DATA / BLOCK) * BLOCK, &block[..]));
+            let writes = MANY.map(|()| (random.below(DATA / BLOCK) * BLOCK, &block[..]));
             held.write_many(&writes)
         });
     });
@@ -70,7 +70,7 @@ fn writes(c: &mut Criterion, held: &Volume, fresh: &Volume) {
             // A run of more than the upper half goes over blocks that it holds.
             next = (next + AT_ONCE) % (SIZE / BLOCK / 2 / AT_ONCE * AT_ONCE);
             let mut at = SIZE / BLOCK / 2 + next;
-            let writes = [(); AT_ONCE as usize].map(|()| {
+            let writes = MANY.map(|()| {
                 at += 1;
                 ((at - 1) * BLOCK, &block[..])
             });

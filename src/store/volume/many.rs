@@ -1,8 +1,8 @@
 //! Many writes in one go: one lock, one look at the state, one claim of space, one record in the soft log and one
 //! change of the map for all of them.
 //!
-//! Each write ends as if it were alone, in the order given. Writes that share a block go in rounds, one after the other;
-//! what a round cannot do as one (there is not space for all of it, say) is done write by write.
+//! Each write ends as if it were alone, in the order given. Writes that share a block go in rounds, one after the
+//! other; what a round cannot do as one (there is not space for all of it, say) is done write by write.
 
 use super::{Ends, Volume};
 use crate::store::layer::map::{BlockState, Span};
