@@ -20,7 +20,7 @@
 //! Words: **trace** (a recorded boot), **node** (one replay of it), **golden** (what the image holds where the
 //! trace reads), **generation** (the number of a write in its node's trace: which write a sector is from),
 //! **think time** (what the recorded node did between the end of one operation and the start of the next),
-//! **storm** (many nodes at once).
+//! **storm** (many nodes at once), **errand** (what a node does beside its disk: loader, script, ready call).
 
 mod check;
 mod data;
