@@ -181,7 +181,11 @@ mod test {
         let bells = [Arc::new(Bell::default()), Arc::new(Bell::default())];
         for bell in &bells {
             let waker = Waker::from(Arc::clone(bell));
-            assert!(receiver.poll_recv(&Context::from_waker(&waker)).is_pending());
+            assert!(
+                receiver
+                    .poll_recv(&Context::from_waker(&waker))
+                    .is_pending()
+            );
         }
         sender.send(()).unwrap();
         let rung = bells.map(|bell| bell.0.load(Ordering::Relaxed));

@@ -403,6 +403,51 @@ mod test {
         assert_eq!(read_all(&mut rx, &stream, usize::MAX).len(), 300);
         assert_eq!(rx.bytes.len(), limits::RECEIVE_MAX);
         rx.shrink();
-        assert_eq!(rx.bytes.len(), limits::RECEIVE_START);
+        assert_eq!(rx.memory(), (0, 0));
+        assert_eq!(rx.space().len(), limits::RECEIVE_START);
+    }
+
+    #[test]
+    fn between_two_pdus_it_holds_no_memory_and_half_a_pdu_is_kept() {
+        let mut rx = target_rx(false, false);
+        rx.rest();
+        assert_eq!(rx.memory().0, 0);
+        let stream = wire(&vec![(op::NOP_OUT, vec![7; 100]); 2], false, false);
+        let (first, second) = stream.split_at(stream.len() / 2 + 10);
+        let mut rest = first;
+        feed(&mut rx, &mut rest, usize::MAX);
+        assert!(matches!(rx.next(), Found::Whole(_)));
+        assert_eq!(rx.next(), Found::More);
+        rx.rest();
+        assert_eq!(rx.len(), 10);
+        rest = second;
+        feed(&mut rx, &mut rest, usize::MAX);
+        assert!(matches!(rx.next(), Found::Whole(_)));
+        rx.rest();
+        assert_eq!(rx.memory().0, 0);
+    }
+
+    #[test]
+    fn what_is_left_of_one_reader_is_never_taken_for_bytes_of_the_next() {
+        let stream = wire(&[(op::NOP_OUT, vec![7; 100])], false, false);
+        let mut one = target_rx(false, false);
+        assert_eq!(read_all(&mut one, &stream, usize::MAX).len(), 1);
+        one.rest();
+        // It gets the same memory, with the old bytes in it.
+        let mut other = target_rx(false, false);
+        assert_eq!(other.space().len(), limits::RECEIVE_START);
+        assert_eq!((other.len(), other.next()), (0, Found::More));
+        other.filled(20);
+        assert_eq!((other.len(), other.next()), (20, Found::More));
+    }
+
+    #[test]
+    fn that_a_strangers_small_buffer_was_full_is_no_load() {
+        let mut rx = Rx::frugal(Decoder::login());
+        let len = rx.space().len();
+        rx.filled(len);
+        rx.take(len);
+        rx.grow_to(limits::RECEIVE_MAX);
+        assert_eq!(rx.space().len(), limits::RECEIVE_START);
     }
 }
