@@ -131,6 +131,8 @@ pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 
 // --- iSCSI: full feature phase ---
 
+/// How long the door waits for the first words of a new session, to hand both over together.
+pub const FIRST_WORDS_WAIT: Duration = Duration::from_millis(5);
 /// Receive buffer of a connection that has not logged in, bytes: most login requests are read in one call.
 pub const RECEIVE_STRANGER: usize = 1024;
 /// Bytes of the receive buffer with which a connection begins to read; while it has nothing to read it has none.

@@ -171,6 +171,7 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
             "src/catalog/",
             "src/boot/",
             "src/daemon/",
+            "src/iscsi/farewell.rs",
             "src/iscsi/server.rs",
             "src/swarm/",
             "tools/",

@@ -3,7 +3,7 @@
 //! slices, in turn with others like it, so that quiet neighbours hardly notice.
 
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpStream as StdStream};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::login::Established;
 use super::mailbox::{self, mailbox};
 use super::pdu::op;
 use super::rx::{Found, Frame, Rx};
-use super::shared::{Discovery, Link, Shared};
+use super::shared::{Counted, Discovery, Link, Shared};
 use super::target::{LUNS, PORTAL_GROUP, Session};
 use super::turns::Turn;
 use super::tx::Tx;
@@ -59,10 +59,9 @@ pub(super) enum Note {
     Finish,
 }
 
-/// What the login hands to a worker.
+/// What a login leaves of itself beside the socket.
 #[derive(Debug)]
 pub(super) struct Entered {
-    pub(super) stream: StdStream,
     pub(super) peer: SocketAddr,
     pub(super) rx: Rx,
     pub(super) notes: mailbox::Receiver<Note>,
@@ -70,13 +69,18 @@ pub(super) struct Entered {
     pub(super) new: Box<Established>,
     pub(super) session: Option<Session>,
     pub(super) link: Link,
+    pub(super) counted: Counted,
     pub(super) shared: Arc<Shared>,
 }
 
 /// Serves one session from its login to its end; none when its socket is gone. Made here and not in the task, so
 /// that the task is small: what the login left behind would stay in it as long as it lives.
-pub(super) fn serve(entered: Entered, turn: Turn) -> Option<impl Future<Output = ()> + Send> {
-    Feature::new(entered, turn).map(|feature| Box::new(feature).run())
+pub(super) fn serve(
+    stream: TcpStream,
+    entered: Entered,
+    turn: Turn,
+) -> Option<impl Future<Output = ()> + Send> {
+    Feature::new(stream, entered, turn).map(|feature| Box::new(feature).run())
 }
 
 /// A data segment on its way to where it belongs.
@@ -132,16 +136,17 @@ pub(super) struct Feature {
     /// PDUs until the next look at the clock.
     until_look: u32,
     turn: Turn,
-    /// Given back when the session is over.
+    /// Until the session is over.
+    counted: Option<Counted>,
+    /// Given back when the connection is.
     _places: (Link, Option<Discovery>),
     shared: Arc<Shared>,
 }
 
 impl Feature {
     /// Begins the full feature phase with what the login left; none when the socket is gone.
-    fn new(door: Entered, turn: Turn) -> Option<Self> {
+    fn new(stream: TcpStream, door: Entered, turn: Turn) -> Option<Self> {
         let (new, session) = (*door.new, door.session);
-        let stream = TcpStream::from_std(door.stream).ok()?;
         let portal = stream.local_addr().ok()?;
         let agreed = new.negotiated.clone();
         let mut rx = door.rx;
@@ -164,7 +169,6 @@ impl Feature {
         let (done, completions) = mailbox();
         let shared = door.shared;
         shared.metrics.logins.add(1);
-        shared.metrics.sessions.add(1);
         if let Some(session) = &session {
             let event = EventKind::Login {
                 initiator_kind: session.kind,
@@ -203,6 +207,7 @@ impl Feature {
             hungry: false,
             until_look: limits::PDUS_PER_LOOK,
             turn,
+            counted: Some(door.counted),
             _places: (door.link, door.discovery),
             shared,
         })
@@ -656,7 +661,7 @@ impl Feature {
                 None => break,
             }
         }
-        self.shared.metrics.sessions.take_one();
+        self.counted = None;
         let (read_bytes, written_bytes) = self.exec.totals();
         if let Some(session) = self.exec.session() {
             tracing::debug!(node = %session.node.name, peer = %self.peer, why, "session ended");

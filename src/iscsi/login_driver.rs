@@ -2,6 +2,7 @@
 //! and attaches its disk.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,16 +11,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::driver::{Entered, Handle, Note};
+use super::driver::{self, Entered, Handle, Note};
 use super::farewell::linger;
 use super::frame::{Decoder, Encoder, Violation};
 use super::login::{self, Established, Login};
 use super::mailbox;
 use super::params::{SessionType, status};
+use super::pdu::{BHS_BYTES, Bhs, op};
 use super::rx::{Found, Rx};
 use super::server::Workers;
 use super::session::Eviction;
-use super::shared::{Discovery, Newcomer, Shared};
+use super::shared::{Counted, Discovery, Newcomer, Shared};
 use super::target::{Auth, PORTAL_GROUP, Session};
 use crate::events::InitiatorKind;
 use crate::head::{Attached, HeadError, HeadErrorKind};
@@ -44,7 +46,7 @@ impl Arrival {
     }
 }
 
-/// Takes one connection through its login, and hands it to a worker.
+/// Takes one connection through its login, and hands it to a worker unless it leaves at once.
 pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Workers>) {
     let Arrival {
         stream,
@@ -69,14 +71,12 @@ pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Wo
         last_status: 0,
         shared,
     };
-    let Some((door, new, session)) = door.login().await else {
+    let Some((mut door, new, session)) = door.login().await else {
         return;
     };
-    let Ok(stream) = door.stream.into_std() else {
-        return;
-    };
-    workers.hand_over(Entered {
-        stream,
+    let counted = Counted::new(&door.shared);
+    let leaves = door.leaves_at_once().await;
+    let entered = Entered {
         peer,
         rx: door.rx,
         notes: door.notes,
@@ -84,8 +84,17 @@ pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Wo
         new,
         session,
         link,
+        counted,
         shared: door.shared,
-    });
+    };
+    if leaves {
+        // It only wanted to see whether it could come in: no worker is troubled.
+        if let Some(session) = driver::serve(door.stream, entered, workers.turn_at_the_door()) {
+            session.await;
+        }
+    } else if let Ok(stream) = door.stream.into_std() {
+        workers.hand_over(stream, entered);
+    }
 }
 
 /// A connection in the login phase.
@@ -153,6 +162,33 @@ impl Door {
                 return None;
             }
         }
+    }
+
+    /// Waits a moment for the first words of the new session, so that they go to its worker together with it; true
+    /// when it says nothing but that it leaves, or has left without a word.
+    async fn leaves_at_once(&mut self) -> bool {
+        if self.rx.len() == 0 {
+            let first = tokio::time::timeout(limits::FIRST_WORDS_WAIT, async {
+                tokio::select! {
+                    biased;
+                    read = self.stream.read(self.rx.space()) => read.ok(),
+                    // Whatever it is, the worker sees to it.
+                    () = poll_fn(|cx| self.notes.poll_news(cx)) => None,
+                }
+            });
+            match first.await {
+                Ok(Some(0)) => return true,
+                Ok(Some(n)) => self.rx.filled(n),
+                // Also of an error: the worker meets it again.
+                Ok(None) | Err(_) => {}
+            }
+        }
+        // A logout for any other reason is refused, and the session goes on.
+        let leaves = |header: &[u8; BHS_BYTES]| {
+            let bhs = Bhs(*header);
+            bhs.opcode() == op::LOGOUT && bhs.flags() & 0x7f == 0
+        };
+        self.rx.header().is_some_and(leaves)
     }
 
     /// Under mutual CHAP a node that does not ask for the head's proof is let in: only it can protect itself

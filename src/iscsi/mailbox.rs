@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 #[derive(Debug)]
 struct State<T> {
@@ -106,6 +106,12 @@ impl<T> Drop for Sender<T> {
 impl<T> Receiver<T> {
     /// The next thing; none when it is empty and all senders are gone.
     pub(super) fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Option<T>> {
+        ready!(self.poll_news(cx));
+        Poll::Ready(self.shared.state().items.pop_front())
+    }
+
+    /// Ready when there is something to take out, or the end.
+    pub(super) fn poll_news(&mut self, cx: &Context<'_>) -> Poll<()> {
         let known = self.known.as_ref();
         if known.is_some_and(|known| known.will_wake(cx.waker()))
             && !self.shared.news.load(Ordering::Acquire)
@@ -113,11 +119,8 @@ impl<T> Receiver<T> {
             return Poll::Pending;
         }
         let mut state = self.shared.state();
-        if let Some(item) = state.items.pop_front() {
-            return Poll::Ready(Some(item));
-        }
-        if state.senders == 0 {
-            return Poll::Ready(None);
+        if !state.items.is_empty() || state.senders == 0 {
+            return Poll::Ready(());
         }
         // A burst is over.
         state.items.shrink_to(4);

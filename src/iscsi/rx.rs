@@ -148,6 +148,11 @@ impl Rx {
         }
     }
 
+    /// The header that comes next, if all of it is here.
+    pub(super) fn header(&self) -> Option<&[u8; BHS_BYTES]> {
+        self.bytes.get(self.start..self.end)?.first_chunk()
+    }
+
     /// `n` bytes were read into `space`.
     pub(super) fn filled(&mut self, n: usize) {
         self.end = (self.end + n).min(self.bytes.len());

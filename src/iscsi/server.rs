@@ -3,7 +3,7 @@
 //! end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -24,7 +24,7 @@ use super::login_driver::{self, Arrival};
 use super::params::Digests;
 use super::shared::Shared;
 use super::target::{Auth, Rules, Targets};
-use super::turns::Turns;
+use super::turns::{Turn, Turns};
 use crate::head::Head;
 use crate::limits;
 use crate::names::Iqn;
@@ -162,7 +162,7 @@ impl Server {
         }
     }
 
-    fn start_worker(&mut self, number: usize) -> Result<Inbox<Entered>, Error> {
+    fn start_worker(&mut self, number: usize) -> Result<Inbox<(StdStream, Entered)>, Error> {
         let (inbox, sessions) = mpsc::unbounded_channel();
         let runtime = runtime("an iSCSI worker's runtime", POLLS_PER_LOOK)?;
         self.start_thread(format!("iscsi-{number}"), move || work(&runtime, sessions))?;
@@ -170,13 +170,14 @@ impl Server {
     }
 
     /// The thread on which connections come in and log in.
-    fn start_door(&mut self, workers: Vec<Inbox<Entered>>) -> Result<(), Error> {
+    fn start_door(&mut self, workers: Vec<Inbox<(StdStream, Entered)>>) -> Result<(), Error> {
         let runtime = runtime("the iSCSI door's runtime", POLLS_PER_LOOK_AT_THE_DOOR)?;
         let door = Door {
             shared: Arc::clone(&self.shared),
             workers: Arc::new(Workers {
                 inboxes: workers,
                 turn: AtomicUsize::new(0),
+                at_the_door: Turns::default(),
             }),
         };
         let listen = || -> io::Result<Vec<TcpListener>> {
@@ -219,16 +220,22 @@ type Inbox<T> = mpsc::UnboundedSender<T>;
 /// Sessions are handed to workers in turn.
 #[derive(Debug)]
 pub(super) struct Workers {
-    inboxes: Vec<Inbox<Entered>>,
+    inboxes: Vec<Inbox<(StdStream, Entered)>>,
     turn: AtomicUsize,
+    at_the_door: Turns,
 }
 
 impl Workers {
-    pub(super) fn hand_over(&self, session: Entered) {
+    pub(super) fn hand_over(&self, stream: StdStream, session: Entered) {
         let turn = self.turn.fetch_add(1, Relaxed) % self.inboxes.len().max(1);
         if let Some(inbox) = self.inboxes.get(turn) {
-            let _ = inbox.send(session);
+            let _ = inbox.send((stream, session));
         }
+    }
+
+    /// For a session that stays at the door for the little that it wants.
+    pub(super) fn turn_at_the_door(&self) -> Turn {
+        self.at_the_door.turn()
     }
 }
 
@@ -238,6 +245,17 @@ fn runtime(what: &str, polls_per_look: u32) -> Result<Runtime, Error> {
         .event_interval(polls_per_look)
         .build()
         .map_err(|e| Error::io(ErrorKind::Thread, e, what))
+}
+
+/// Where the system's congestion control is BBR, which is made for long ways through foreign networks, the head's
+/// connections use CUBIC: BBR paces by timers and drains the pipe every ten seconds, and answers of 4 KiB of many
+/// sessions cost an eighth more processor time under it (decision 0029). Any other choice of the system stands.
+fn leave_bbr(socket: &Socket) {
+    use rustix::net::sockopt::{set_tcp_congestion, tcp_congestion};
+    if tcp_congestion(socket).is_ok_and(|name| name.starts_with("bbr")) {
+        // A kernel without CUBIC goes on as it is.
+        let _ = set_tcp_congestion(socket, "cubic");
+    }
 }
 
 /// Below what the head was started with. On Linux this concerns the calling thread only.
@@ -276,6 +294,7 @@ fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), Error> {
             socket.set_only_v6(true)?;
         }
         socket.set_tcp_nodelay(true)?;
+        leave_bbr(&socket);
         // A node that lost its power is noticed after 30 + 6 x 10 seconds, without a word of iSCSI.
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
@@ -395,15 +414,17 @@ impl Trouble {
 }
 
 /// One worker: serves its sessions until no more can come and all are over.
-fn work(runtime: &Runtime, mut inbox: mpsc::UnboundedReceiver<Entered>) {
+fn work(runtime: &Runtime, mut inbox: mpsc::UnboundedReceiver<(StdStream, Entered)>) {
     let turns = Turns::default();
     runtime.block_on(async {
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
                 session = inbox.recv() => match session {
-                    Some(session) => {
-                        if let Some(session) = driver::serve(session, turns.turn()) {
+                    Some((stream, session)) => {
+                        let stream = TcpStream::from_std(stream).ok();
+                        let session = stream.and_then(|s| driver::serve(s, session, turns.turn()));
+                        if let Some(session) = session {
                             sessions.spawn(session);
                         }
                     }

@@ -114,6 +114,23 @@ impl Drop for Link {
     }
 }
 
+/// One of the sessions that there are, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<Shared>);
+
+impl Counted {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        shared.metrics.sessions.add(1);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.sessions.take_one();
+    }
+}
+
 /// A discovery session's place; given back on drop.
 #[derive(Debug)]
 pub(super) struct Discovery(Arc<Shared>, IpAddr);

@@ -109,7 +109,7 @@ usage: tools/compare/run [OPTION...]           one table of ratios
   --targets ours,tgt              (default: both)
   --limit S                       longest time of one storm (default 600)
   --dir DIR, --json FILE, --out FILE  as above
-  --flames DIR                    DIR/storm-N.svg of Reveille's server in each storm of N nodes, whose times do not count then
+  --flames DIR                    DIR/storm-N.svg of Reveille's server in each storm, whose times do not count
 ";
 
 impl Options {
