@@ -109,6 +109,8 @@ usage: tools/compare/run [OPTION...]           one table of ratios
   --targets ours,tgt              (default: both)
   --limit S                       longest time of one storm (default 600)
   --dir DIR, --json FILE, --out FILE  as above
+  --ramp S                        with the trace's think times, nodes begun evenly over S seconds (default: without
+                                  think times, all together)
   --flames DIR                    DIR/storm-N.svg of Reveille's server in each storm, whose times do not count
 ";
 

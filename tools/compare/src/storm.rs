@@ -34,6 +34,8 @@ struct Options {
     json: Option<PathBuf>,
     out: Option<PathBuf>,
     flames: Option<PathBuf>,
+    /// With the trace's think times, all nodes begun within so many seconds.
+    ramp: Option<u64>,
 }
 
 /// One storm.
@@ -95,6 +97,7 @@ fn read(words: &[&str]) -> Result<Options> {
         json: None,
         out: None,
         flames: None,
+        ramp: None,
     };
     let mut rest = words;
     while let [flag, value, tail @ ..] = rest {
@@ -111,6 +114,7 @@ fn read(words: &[&str]) -> Result<Options> {
             "--json" => options.json = Some(value.into()),
             "--out" => options.out = Some(value.into()),
             "--flames" => options.flames = Some(value.into()),
+            "--ramp" => options.ramp = Some(value.parse().context("--ramp")?),
             _ => bail!("unknown flag {flag}\n{USAGE}"),
         }
         rest = tail;
@@ -254,7 +258,11 @@ fn swarm(
     report: &Path,
 ) -> Result<Command> {
     let mut command = Command::new(servers::our_program()?);
-    command.args(["swarm", "run", "--no-think"]);
+    command.args(["swarm", "run"]);
+    match options.ramp {
+        Some(seconds) => command.args(["--ramp", &format!("{seconds}s")]),
+        None => command.arg("--no-think"),
+    };
     command.args(["--nodes", &nodes.to_string()]);
     command.arg("--trace").arg(&options.trace);
     command.args(["--target", &server.address.to_string()]);
