@@ -131,8 +131,17 @@ pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 
 // --- iSCSI: full feature phase ---
 
-/// How long the door waits for the first words of a new session, to hand both over together.
+/// How long the door waits for the first words of a new session, to hand both over together; at most twice as long.
 pub const FIRST_WORDS_WAIT: Duration = Duration::from_millis(5);
+/// How long a worker looks at its sockets again after an answer, before it sleeps. A node on another machine asks again
+/// some 50 to 100 microseconds after it was answered.
+pub const VIGIL: Duration = Duration::from_micros(100);
+/// A worker that looks and does not run for so long is in the way of others: a look takes about a microsecond.
+pub const VIGIL_DISTURBED: Duration = Duration::from_micros(50);
+/// Then it sleeps this many times as long as it did not run, at least.
+pub const VIGIL_REST: u32 = 16;
+/// After so many vigils in vain, one for each `2 ^ VIGILS_IN_VAIN` answers is left.
+pub const VIGILS_IN_VAIN: u32 = 6;
 /// Receive buffer of a connection that has not logged in, bytes: most login requests are read in one call.
 pub const RECEIVE_STRANGER: usize = 1024;
 /// Bytes of the receive buffer with which a connection begins to read; while it has nothing to read it has none.

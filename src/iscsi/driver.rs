@@ -28,6 +28,7 @@ use super::shared::{Counted, Discovery, Link, Shared};
 use super::target::{LUNS, PORTAL_GROUP, Session};
 use super::turns::Turn;
 use super::tx::Tx;
+use super::vigil::Vigil;
 use crate::events::{EventKind, InitiatorKind};
 use crate::limits;
 use crate::store::Buffer;
@@ -79,8 +80,9 @@ pub(super) fn serve(
     stream: TcpStream,
     entered: Entered,
     turn: Turn,
+    vigil: Vigil,
 ) -> Option<impl Future<Output = ()> + Send> {
-    Feature::new(stream, entered, turn).map(|feature| Box::new(feature).run())
+    Feature::new(stream, entered, turn, vigil).map(|feature| Box::new(feature).run())
 }
 
 /// A data segment on its way to where it belongs.
@@ -136,6 +138,7 @@ pub(super) struct Feature {
     /// PDUs until the next look at the clock.
     until_look: u32,
     turn: Turn,
+    vigil: Vigil,
     /// Until the session is over.
     counted: Option<Counted>,
     /// Given back when the connection is.
@@ -145,9 +148,8 @@ pub(super) struct Feature {
 
 impl Feature {
     /// Begins the full feature phase with what the login left; none when the socket is gone.
-    fn new(stream: TcpStream, door: Entered, turn: Turn) -> Option<Self> {
+    fn new(stream: TcpStream, door: Entered, turn: Turn, vigil: Vigil) -> Option<Self> {
         let (new, session) = (*door.new, door.session);
-        let portal = stream.local_addr().ok()?;
         let agreed = new.negotiated.clone();
         let mut rx = door.rx;
         rx.grow_to(limits::RECEIVE_MAX);
@@ -179,7 +181,7 @@ impl Feature {
             let bus = shared.targets.head().bus();
             bus.publish(Some(&session.node.name), event);
         }
-        let exec = Executor::new(Arc::clone(&shared), new.ask, portal, session, done);
+        let exec = Executor::new(Arc::clone(&shared), new.ask, session, done);
         let now = Instant::now();
         Some(Self {
             stream,
@@ -207,6 +209,7 @@ impl Feature {
             hungry: false,
             until_look: limits::PDUS_PER_LOOK,
             turn,
+            vigil,
             counted: Some(door.counted),
             _places: (door.link, door.discovery),
             shared,
@@ -523,6 +526,13 @@ impl Feature {
             match output {
                 Output::Send(pdu) => self.tx.push(pdu),
                 Output::Close(why) => self.closing = Some(why.to_string()),
+                Output::SendTargets(wanted) => match self.stream.local_addr() {
+                    Ok(portal) => {
+                        let list = self.exec.list(&wanted, portal);
+                        self.conn.apply(Event::Listed(list), self.now);
+                    }
+                    Err(e) => self.ended = Some(format!("error: {e}")),
+                },
                 Output::Cleared(ticket) => self.clears.retain(|(t, _)| *t != ticket),
                 other => self.exec.act(other, &mut self.conn, self.now),
             }
@@ -638,6 +648,10 @@ impl Feature {
                 self.tick.as_mut().reset(soon.into());
             }
         }
+        // What is under way on I/O threads needs a processor more than a look at the sockets does.
+        if self.pdus_in > 0 && self.exec.in_flight() == 0 {
+            self.vigil.answered(self.now);
+        }
         let metrics = &self.shared.metrics;
         if self.pdus_in > 0
             && let Some(session) = self.exec.session()
@@ -719,7 +733,7 @@ fn send(
 /// Wakes a task once the sockets were looked at: who has become ready meanwhile goes first. So a quiet neighbour
 /// waits for one slice, also where many polls go by between two looks (`server.rs`).
 #[expect(clippy::needless_pass_by_value, reason = "as `Waker::wake` takes it")]
-fn wake_after_look(waker: Waker) {
+pub(super) fn wake_after_look(waker: Waker) {
     let mut cx = Context::from_waker(&waker);
     // The first poll of it leaves the waker with the runtime, which looks at the sockets before it calls (Tokio,
     // `yield_now`).

@@ -20,6 +20,7 @@ use super::reserve::{self, Change};
 use super::sanitize;
 use super::shared::Shared;
 use super::target::{LUNS, Session, Unit};
+use super::text;
 use crate::events::EventKind;
 use crate::limits;
 use crate::scsi::{self, BlockOp, Failure, Outcome, Reply, Step, Wipe, status};
@@ -73,7 +74,6 @@ struct Counts {
 pub(super) struct Executor {
     shared: Arc<Shared>,
     ask: Ask,
-    portal: SocketAddr,
     session: Option<Session>,
     done: mailbox::Sender<Completion>,
     batch: Vec<Item>,
@@ -104,7 +104,6 @@ impl Executor {
     pub(super) fn new(
         shared: Arc<Shared>,
         ask: Ask,
-        portal: SocketAddr,
         session: Option<Session>,
         done: mailbox::Sender<Completion>,
     ) -> Self {
@@ -115,7 +114,6 @@ impl Executor {
             beside: 0,
             shared,
             ask,
-            portal,
             session,
             done,
             batch: Vec::new(),
@@ -212,13 +210,14 @@ impl Executor {
                 }
             }
             Output::Manage(number, management) => self.manage(number, management, conn, now),
-            Output::SendTargets(wanted) => {
-                let list = self.shared.targets.list(&wanted, &self.ask, self.portal);
-                conn.apply(Event::Listed(list), now);
-            }
             // The driver keeps these for itself.
-            Output::Send(_) | Output::Cleared(_) | Output::Close(_) => {}
+            Output::Send(_) | Output::Cleared(_) | Output::Close(_) | Output::SendTargets(_) => {}
         }
+    }
+
+    /// The targets that its initiator may see, as they are reached from `portal`.
+    pub(super) fn list(&self, wanted: &text::Wanted, portal: SocketAddr) -> Vec<text::Found> {
+        self.shared.targets.list(wanted, &self.ask, portal)
     }
 
     fn epoch(&self) -> u64 {

@@ -19,7 +19,7 @@ use super::mailbox;
 use super::params::{SessionType, status};
 use super::pdu::{BHS_BYTES, Bhs, op};
 use super::rx::{Found, Rx};
-use super::server::Workers;
+use super::server::Doorkeeper;
 use super::session::Eviction;
 use super::shared::{Counted, Discovery, Newcomer, Shared};
 use super::target::{Auth, PORTAL_GROUP, Session};
@@ -47,7 +47,7 @@ impl Arrival {
 }
 
 /// Takes one connection through its login, and hands it to a worker unless it leaves at once.
-pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Workers>) {
+pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, keeper: Arc<Doorkeeper>) {
     let Arrival {
         stream,
         peer,
@@ -69,6 +69,7 @@ pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Wo
         initiator: None,
         target: None,
         last_status: 0,
+        keeper: Arc::clone(&keeper),
         shared,
     };
     let Some((mut door, new, session)) = door.login().await else {
@@ -89,11 +90,12 @@ pub(super) async fn serve(arrival: Arrival, shared: Arc<Shared>, workers: Arc<Wo
     };
     if leaves {
         // It only wanted to see whether it could come in: no worker is troubled.
-        if let Some(session) = driver::serve(door.stream, entered, workers.turn_at_the_door()) {
+        let (turn, vigil) = (keeper.turn_at_the_door(), keeper.vigil.clone());
+        if let Some(session) = driver::serve(door.stream, entered, turn, vigil) {
             session.await;
         }
     } else if let Ok(stream) = door.stream.into_std() {
-        workers.hand_over(stream, entered);
+        keeper.hand_over(stream, entered);
     }
 }
 
@@ -113,6 +115,7 @@ struct Door {
     target: Option<NodeName>,
     /// Status of the last login response.
     last_status: u16,
+    keeper: Arc<Doorkeeper>,
     shared: Arc<Shared>,
 }
 
@@ -122,11 +125,10 @@ type Refusal = (u16, String);
 impl Door {
     /// Logs the initiator in; none when it did not get in.
     async fn login(mut self) -> Option<(Self, Box<Established>, Option<Session>)> {
-        let mut entropy = [0; 64];
-        if getrandom::fill(&mut entropy).is_err() {
+        let Some(entropy) = self.keeper.chance.draw() else {
             tracing::error!("the system gives no random bytes; a login was refused");
             return None;
-        }
+        };
         let [a, b, c, d, ..] = entropy;
         let mut login = Login::new(login::Options {
             portal_group: PORTAL_GROUP,
@@ -168,19 +170,18 @@ impl Door {
     /// when it says nothing but that it leaves, or has left without a word.
     async fn leaves_at_once(&mut self) -> bool {
         if self.rx.len() == 0 {
-            let first = tokio::time::timeout(limits::FIRST_WORDS_WAIT, async {
-                tokio::select! {
-                    biased;
-                    read = self.stream.read(self.rx.space()) => read.ok(),
-                    // Whatever it is, the worker sees to it.
-                    () = poll_fn(|cx| self.notes.poll_news(cx)) => None,
-                }
-            });
-            match first.await {
-                Ok(Some(0)) => return true,
-                Ok(Some(n)) => self.rx.filled(n),
+            let first = tokio::select! {
+                biased;
+                read = self.stream.read(self.rx.space()) => read.ok(),
+                // Whatever it is, the worker sees to it.
+                () = poll_fn(|cx| self.notes.poll_news(cx)) => None,
+                () = self.keeper.patience.wait() => None,
+            };
+            match first {
+                Some(0) => return true,
+                Some(n) => self.rx.filled(n),
                 // Also of an error: the worker meets it again.
-                Ok(None) | Err(_) => {}
+                None => {}
             }
         }
         // A logout for any other reason is refused, and the session goes on.
@@ -251,6 +252,9 @@ impl Door {
         }
         let sent = tokio::time::timeout_at(login.deadline().into(), self.stream.write_all(out));
         let gone = !matches!(sent.await, Ok(Ok(())));
+        if !out.is_empty() {
+            self.keeper.vigil.answered(Instant::now());
+        }
         out.clear();
         if gone {
             return Step::End("the peer went away during its login".into());

@@ -30,9 +30,12 @@
 
 pub mod bounds;
 pub mod budget;
+mod chance;
 pub mod chap;
 pub mod connection;
 mod control;
+#[cfg(test)]
+mod door_test;
 mod driver;
 pub mod error;
 mod exec;
@@ -53,6 +56,7 @@ pub mod pace;
 pub mod params;
 pub mod pdu;
 mod portals;
+mod pulse;
 pub mod recorder;
 pub mod refusals;
 mod reserve;
@@ -69,6 +73,7 @@ mod task;
 pub mod text;
 mod turns;
 mod tx;
+mod vigil;
 
 pub use bounds::Bounds;
 pub use chap::{Algorithm, Algorithms};

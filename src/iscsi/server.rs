@@ -16,15 +16,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::bounds::Bounds;
+use super::chance::Chance;
 use super::chap::Algorithms;
 use super::control::{Control, is_local};
 use super::driver::{self, Entered};
 use super::error::{Error, ErrorKind};
 use super::login_driver::{self, Arrival};
 use super::params::Digests;
+use super::pulse::Pulse;
 use super::shared::Shared;
 use super::target::{Auth, Rules, Targets};
 use super::turns::{Turn, Turns};
+use super::vigil::Vigil;
 use crate::head::Head;
 use crate::limits;
 use crate::names::Iqn;
@@ -174,11 +177,7 @@ impl Server {
         let runtime = runtime("the iSCSI door's runtime", POLLS_PER_LOOK_AT_THE_DOOR)?;
         let door = Door {
             shared: Arc::clone(&self.shared),
-            workers: Arc::new(Workers {
-                inboxes: workers,
-                turn: AtomicUsize::new(0),
-                at_the_door: Turns::default(),
-            }),
+            keeper: Arc::new(Doorkeeper::new(workers)),
         };
         let listen = || -> io::Result<Vec<TcpListener>> {
             // A listener belongs to the runtime that it is made in.
@@ -217,15 +216,31 @@ impl Drop for Server {
 
 type Inbox<T> = mpsc::UnboundedSender<T>;
 
-/// Sessions are handed to workers in turn.
+/// What logins share that are under way at the door.
 #[derive(Debug)]
-pub(super) struct Workers {
+pub(super) struct Doorkeeper {
+    /// Sessions are handed to workers in turn.
     inboxes: Vec<Inbox<(StdStream, Entered)>>,
     turn: AtomicUsize,
-    at_the_door: Turns,
+    turns: Turns,
+    pub(super) vigil: Vigil,
+    /// How long the first words of a session are waited for.
+    pub(super) patience: Pulse,
+    pub(super) chance: Chance,
 }
 
-impl Workers {
+impl Doorkeeper {
+    pub(super) fn new(inboxes: Vec<Inbox<(StdStream, Entered)>>) -> Self {
+        Self {
+            inboxes,
+            turn: AtomicUsize::new(0),
+            turns: Turns::default(),
+            vigil: Vigil::new(),
+            patience: Pulse::new(limits::FIRST_WORDS_WAIT),
+            chance: Chance::default(),
+        }
+    }
+
     pub(super) fn hand_over(&self, stream: StdStream, session: Entered) {
         let turn = self.turn.fetch_add(1, Relaxed) % self.inboxes.len().max(1);
         if let Some(inbox) = self.inboxes.get(turn) {
@@ -235,7 +250,7 @@ impl Workers {
 
     /// For a session that stays at the door for the little that it wants.
     pub(super) fn turn_at_the_door(&self) -> Turn {
-        self.at_the_door.turn()
+        self.turns.turn()
     }
 }
 
@@ -326,7 +341,7 @@ fn bind(address: SocketAddr) -> Result<(Socket, SocketAddr), Error> {
 #[derive(Clone)]
 struct Door {
     shared: Arc<Shared>,
-    workers: Arc<Workers>,
+    keeper: Arc<Doorkeeper>,
 }
 
 impl Door {
@@ -336,6 +351,11 @@ impl Door {
         for listener in listeners {
             open.spawn(self.clone().receive(listener));
         }
+        tokio::spawn(self.keeper.vigil.clone().keep());
+        tokio::spawn({
+            let keeper = Arc::clone(&self.keeper);
+            async move { keeper.patience.keep().await }
+        });
         let mut clock = tokio::time::interval(limits::REFUSAL_TOLD_EVERY / 10);
         loop {
             tokio::select! {
@@ -381,9 +401,9 @@ impl Door {
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return;
         };
-        let (shared, workers) = (Arc::clone(&self.shared), Arc::clone(&self.workers));
+        let (shared, keeper) = (Arc::clone(&self.shared), Arc::clone(&self.keeper));
         let arrival = Arrival::new(stream, peer, ticket);
-        logins.spawn(login_driver::serve(arrival, shared, workers));
+        logins.spawn(login_driver::serve(arrival, shared, keeper));
     }
 }
 
@@ -416,14 +436,16 @@ impl Trouble {
 /// One worker: serves its sessions until no more can come and all are over.
 fn work(runtime: &Runtime, mut inbox: mpsc::UnboundedReceiver<(StdStream, Entered)>) {
     let turns = Turns::default();
+    let vigil = Vigil::new();
     runtime.block_on(async {
+        tokio::spawn(vigil.clone().keep());
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
                 session = inbox.recv() => match session {
                     Some((stream, session)) => {
                         let stream = TcpStream::from_std(stream).ok();
-                        let session = stream.and_then(|s| driver::serve(s, session, turns.turn()));
+                        let session = stream.and_then(|s| driver::serve(s, session, turns.turn(), vigil.clone()));
                         if let Some(session) = session {
                             sessions.spawn(session);
                         }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 /// Compares runs of digits as numbers of any length and all else byte by byte. Texts that differ only in
 /// padding (`n1`, `n01`) are told apart by length and bytes, so that only equal texts compare equal.
 pub(super) fn compare(left: &str, right: &str) -> Ordering {
-    let (mut a, mut b) = (left.as_bytes(), right.as_bytes());
+    let (mut a, mut b) = after_prefix(left.as_bytes(), right.as_bytes());
     loop {
         let (a_digits, b_digits) = (digits(a), digits(b));
         if a_digits > 0 && b_digits > 0 {
@@ -25,6 +25,15 @@ pub(super) fn compare(left: &str, right: &str) -> Ordering {
             (Some(_), None) => return Ordering::Greater,
         }
     }
+}
+
+/// What follows the beginning that both have in common, with the whole of a number that was begun.
+fn after_prefix<'a>(a: &'a [u8], b: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+    let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let prefix = a.get(..same).unwrap_or_default();
+    let number = prefix.iter().rev().take_while(|d| d.is_ascii_digit());
+    let begin = same - number.count();
+    (a.split_at(begin).1, b.split_at(begin).1)
 }
 
 fn digits(text: &[u8]) -> usize {

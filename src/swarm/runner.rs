@@ -284,17 +284,7 @@ impl<'a> Thread<'a> {
                 self.call();
                 self.ring();
             }
-            let wait = if self.fuller.is_empty() {
-                SWARM_SWEEP
-            } else {
-                Duration::ZERO
-            };
-            match self.poll.poll(&mut events, Some(wait)) {
-                Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                    return Err(Error::io("waiting for sockets", &e));
-                }
-                _ => {}
-            }
+            self.wait(&mut events)?;
             for at in std::mem::take(&mut self.fuller) {
                 self.receive(at);
             }
@@ -321,7 +311,27 @@ impl<'a> Thread<'a> {
         Ok((self.tally, reports))
     }
 
-    /// Wakes nodes whose moment has come, and sets the timer to the next one.
+    /// Waits for sockets or the next alarm. The timer is set only when there is nothing else to do: that costs more
+    /// than a look.
+    fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
+        self.look(events, Duration::ZERO)?;
+        if events.is_empty() && self.fuller.is_empty() {
+            self.arm();
+            self.look(events, SWARM_SWEEP)?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, events: &mut Events, wait: Duration) -> Result<(), Error> {
+        match self.poll.poll(events, Some(wait)) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                Err(Error::io("waiting for sockets", &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Wakes nodes whose moment has come.
     fn ring(&mut self) {
         let now = self.now();
         while let Some(Reverse((due, at))) = self.alarms.peek().copied() {
@@ -341,6 +351,10 @@ impl<'a> Thread<'a> {
                 node.drive(world, tally, now, out);
             });
         }
+    }
+
+    /// Sets the timer to the next alarm.
+    fn arm(&mut self) {
         let next = self.alarms.peek().map(|Reverse((due, _))| *due);
         if next.is_none() || next == self.armed {
             return;
