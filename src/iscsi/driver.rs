@@ -242,8 +242,10 @@ impl Feature {
                 return Poll::Ready(why);
             }
             if self.spent && self.is_done() {
-                // One command whose answer took the slice: there is nothing to wait in line for.
+                // Its answers took the slice, and there is nothing to wait in line for: it only has to ask the
+                // socket to tell when there is more.
                 self.spent = false;
+                self.slice_end = Instant::now() + limits::POLL_SLICE;
             }
             if self.spent {
                 self.take_tick(cx);

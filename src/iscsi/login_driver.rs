@@ -111,8 +111,8 @@ struct Door {
     ticket: Option<Newcomer>,
     discovery: Option<Discovery>,
     initiator: Option<Iqn>,
-    /// The node it asked for.
-    target: Option<NodeName>,
+    /// The target it asked for.
+    target: Option<Iqn>,
     /// Status of the last login response.
     last_status: u16,
     keeper: Arc<Doorkeeper>,
@@ -217,12 +217,8 @@ impl Door {
                     Encoder::default().pdu(header, &[], &data, out);
                 }
                 login::Output::Ask(ask) => {
-                    self.target = ask
-                        .target
-                        .as_ref()
-                        .and_then(|target| self.shared.targets.node_of(target))
-                        .map(|node| node.name.clone());
                     let access = self.shared.targets.decide(&ask);
+                    self.target = ask.target;
                     self.initiator = Some(ask.initiator);
                     login.apply(login::Event::Access(access));
                 }
@@ -374,8 +370,11 @@ impl Door {
         }
         if class > 1 {
             self.shared.metrics.refused.add(1);
-            let (node, why) = (self.target.take(), Cow::Owned(why.to_owned()));
-            self.shared.refused(self.peer, node, self.last_status, why);
+            let targets = &self.shared.targets;
+            let node = self.target.take().and_then(|name| targets.node_of(&name));
+            let (node, why) = (node.map(|node| node.name.clone()), why.to_owned());
+            self.shared
+                .refused(self.peer, node, self.last_status, Cow::Owned(why));
         }
         if let (1 | 3, Some(ticket)) = (class, &mut self.ticket) {
             ticket.pass();

@@ -6,7 +6,9 @@
 //!     gate.rs     who may wait for a login, fairly by address; pace.rs, refusals.rs: how often, how long (pure)
 //!     budget.rs   memory, fairly by node                                                  (pure)
 //!     login_driver.rs    the login phase, at the door: who must leave first, attaching the disk
+//!       pulse.rs         one clock for short waits; chance.rs: random bytes
 //!     driver.rs   one task per session: reads, parses, executes, answers in one write; turns.rs: its turn
+//!     vigil.rs    whether a thread that has nothing to do looks again before it sleeps
 //!       login.rs         login phase, with chap.rs and params.rs                     (pure)
 //!       connection.rs    full feature phase: window, tasks, data, management         (pure)
 //!         task.rs          task table, Data-In splitting, residuals                  (pure)

@@ -5,6 +5,8 @@
 //! target adds is its own MaxRecvDataSegmentLength (and TargetPortalGroupTag, by the login machine).
 //! EDK2 fails on any left-over key, open-iscsi on any unknown one.
 
+use std::borrow::Cow;
+
 use super::keys::{Builder, Pair, number};
 use crate::limits::{
     FIRST_BURST_MAX, LOGIN_KEYS_MAX, MAX_BURST_MAX, MAX_R2T, TARGET_MRDSL, TEXT_CHAIN_MAX,
@@ -333,14 +335,14 @@ const fn yes_no(value: bool) -> &'static str {
 /// A key that was offered and is not answered yet.
 #[derive(Debug)]
 struct Pending {
-    name: String,
+    name: Cow<'static, str>,
     answer: Answer,
     operational: bool,
 }
 
 #[derive(Debug)]
 enum Answer {
-    Text(String),
+    Text(Cow<'static, str>),
     /// Known only when the whole offer is in: it may not pass MaxBurstLength.
     FirstBurst,
 }
@@ -373,13 +375,14 @@ pub enum Digests {
 impl Digests {
     /// The value we take of an offer. RFC 7143 6.2.1 leaves it to the responder what it may use for an
     /// initiator, so a preference is within the offer and legal.
-    fn choose<'a>(self, offer: &'a str, ours: &[&str]) -> Option<&'a str> {
+    fn choose(self, offer: &str, ours: &[&'static str]) -> Option<&'static str> {
         let preferred = match self {
             Self::Offered => None,
             Self::PreferNone => Some("None"),
             Self::PreferCrc32c => Some("CRC32C"),
         };
-        let known = || offer.split(',').filter(|value| ours.contains(value));
+        let own = |value| ours.iter().copied().find(|own| *own == value);
+        let known = || offer.split(',').filter_map(own);
         known()
             .find(|value| Some(*value) == preferred)
             .or_else(|| known().next())
@@ -433,7 +436,7 @@ impl Negotiation {
     /// A key that the table does not hold.
     pub fn unknown(&mut self, name: &str) {
         self.pending.push(Pending {
-            name: name.to_owned(),
+            name: Cow::Owned(name.to_owned()),
             answer: Answer::Text("NotUnderstood".into()),
             operational: false,
         });
@@ -466,10 +469,10 @@ impl Negotiation {
             Rule::List(ours, must) => match self.chosen(row.key, value, ours) {
                 Some(chosen) => {
                     self.result.set_bool(row.key, chosen == "CRC32C");
-                    chosen.to_owned()
+                    Cow::Borrowed(chosen)
                 }
                 None if must => return Err(illegal()),
-                None => "Reject".to_owned(),
+                None => "Reject".into(),
             },
             Rule::BoolOr(ours) => self.result.set_bool(row.key, boolean()? || ours),
             Rule::BoolAnd(ours) => self.result.set_bool(row.key, boolean()? && ours),
@@ -479,7 +482,7 @@ impl Negotiation {
             Rule::Max(low, high, ours) => self
                 .result
                 .set_number(row.key, bounded(low, high)?.max(ours)),
-            Rule::Fixed(answer) => answer.to_owned(),
+            Rule::Fixed(answer) => answer.into(),
         };
         self.touched = true;
         let answer = match row.key {
@@ -487,7 +490,7 @@ impl Negotiation {
             _ => Answer::Text(answer),
         };
         self.pending.push(Pending {
-            name: row.name.to_owned(),
+            name: Cow::Borrowed(row.name),
             answer,
             operational: true,
         });
@@ -495,7 +498,7 @@ impl Negotiation {
     }
 
     /// A digest by the policy, anything else as the offer's order has it.
-    fn chosen<'a>(&self, key: Key, offer: &'a str, ours: &[&str]) -> Option<&'a str> {
+    fn chosen(&self, key: Key, offer: &str, ours: &[&'static str]) -> Option<&'static str> {
         match key {
             Key::HeaderDigest | Key::DataDigest => self.digests.choose(offer, ours),
             _ => Digests::Offered.choose(offer, ours),
@@ -538,7 +541,7 @@ impl Negotiation {
 
 impl Negotiated {
     /// Keeps a number where the session needs it, and spells it as an answer.
-    fn set_number(&mut self, key: Key, value: u32) -> String {
+    fn set_number(&mut self, key: Key, value: u32) -> Cow<'static, str> {
         let short = || u16::try_from(value).unwrap_or(u16::MAX);
         match key {
             Key::MaxRecvDataSegmentLength => self.initiator_mrdsl = value,
@@ -550,11 +553,11 @@ impl Negotiated {
             // One value is possible and implied: connections, recovery level, protocol level.
             _ => {}
         }
-        value.to_string()
+        value.to_string().into()
     }
 
     /// Keeps a boolean where the session needs it, and spells it as an answer.
-    fn set_bool(&mut self, key: Key, value: bool) -> String {
+    fn set_bool(&mut self, key: Key, value: bool) -> Cow<'static, str> {
         match key {
             Key::HeaderDigest => self.header_digest = value,
             Key::DataDigest => self.data_digest = value,
@@ -563,7 +566,7 @@ impl Negotiated {
             // One value is possible and implied: order of data, no RDMA.
             _ => {}
         }
-        yes_no(value).to_owned()
+        yes_no(value).into()
     }
 }
 
