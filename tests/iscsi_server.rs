@@ -366,6 +366,27 @@ async fn a_mebibyte_goes_out_with_the_command_and_by_r2t() {
 const LANES: usize = 100;
 const LANE: usize = 8;
 
+/// One command at a time leaves nothing to do when it is answered, however long the answer took: there is nothing to
+/// wait in line for.
+#[tokio::test]
+async fn one_command_at_a_time_never_waits_in_line() {
+    let head = head_with("none", &[("n1", "ephemeral")]);
+    let turns = || {
+        let text = head.good(&["metrics"]);
+        let mut lines = text.lines().map(str::to_owned);
+        lines.find(|line| line.starts_with("reveille_iscsi_turns_total"))
+    };
+    let mut session = log_in(&head, offer("n1", 1)).await;
+    // The socket is new to its worker: the first answer has to wait for it.
+    read(&mut session, 0..8).await;
+    let before = turns();
+    assert!(before.is_some());
+    for at in 0..200 {
+        read(&mut session, at * 8..at * 8 + 8).await;
+    }
+    assert_eq!(turns(), before);
+}
+
 fn lane_range(lane: usize) -> Range<usize> {
     lane * LANE..(lane + 1) * LANE
 }

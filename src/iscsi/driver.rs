@@ -243,13 +243,14 @@ impl Feature {
             }
             if self.spent && self.is_done() {
                 // Its answers took the slice, and there is nothing to wait in line for: it only has to ask the
-                // socket to tell when there is more.
+                // socket to tell when there is more. Not forever: all that was read is answered.
                 self.spent = false;
-                self.slice_end = Instant::now() + limits::POLL_SLICE;
+                continue;
             }
             if self.spent {
                 self.take_tick(cx);
                 self.settle();
+                self.shared.metrics.turns.add(1);
                 self.turn.ask(cx.waker(), wake_after_look);
                 return Poll::Pending;
             }
@@ -412,6 +413,7 @@ impl Feature {
                 self.look();
             }
         }
+        self.hungry |= self.rx.len() == 0 && self.direct.is_none();
         self.pdus_in > before
     }
 

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub pdus_out: Counter,
     /// Write calls that carried them.
     pub writes_out: Counter,
+    /// Times a busy connection let others of its thread go first.
+    pub turns: Counter,
     /// READs answered from memory, without an I/O thread.
     pub warm_reads: Counter,
     /// READs that had to go to an I/O thread.
@@ -243,7 +245,7 @@ impl Metrics {
 
     /// Everything that only grows: name, what it is, number.
     #[rustfmt::skip]
-    const fn counters(&self) -> [(&'static str, &'static str, &Counter); 20] {
+    const fn counters(&self) -> [(&'static str, &'static str, &Counter); 21] {
         [
             ("connections_accepted_total", "Connections accepted.", &self.accepted),
             ("connections_turned_away_total", "Connections closed at the door.", &self.turned_away),
@@ -257,6 +259,7 @@ impl Metrics {
             ("pdus_in_total", "PDUs received by sessions.", &self.pdus_in),
             ("pdus_out_total", "PDUs sent by sessions.", &self.pdus_out),
             ("socket_writes_total", "Write calls that carried them.", &self.writes_out),
+            ("turns_total", "Times a busy connection let others go first.", &self.turns),
             ("rejects_total", "PDUs rejected.", &self.rejects),
             ("header_digest_errors_total", "Headers with a wrong digest.", &self.header_digests),
             ("data_digest_errors_total", "Data with a wrong digest.", &self.data_digests),

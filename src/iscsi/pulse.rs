@@ -1,5 +1,5 @@
-//! A clock for short waits that nearly always end before their time. It runs only while somebody waits, and is one timer
-//! for all of them: each timer that is nearer than any other makes the runtime wake itself by a system call.
+//! A clock for short waits that nearly always end before their time. It runs only while somebody waits, and is one
+//! timer for all of them: each timer that is nearer than any other makes the runtime wake itself by a system call.
 
 use std::time::Duration;
 

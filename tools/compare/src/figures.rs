@@ -223,6 +223,7 @@ mod test {
                 title: String::new(),
                 act: Act::Logins { at_once: 1 },
                 lanes: Vec::new(),
+                warm_up: 0,
             },
             cells: rates.iter().map(cell).collect(),
             profile: None,

@@ -98,6 +98,7 @@ pub fn run(park: &mut Park<'_>, group: &Group, options: &Options, pattern: &[u8]
             seats.push(seat);
         }
     }
+    warm_up(park, group, &mut seats, options.time, pattern);
     for _ in 0..options.rounds {
         for seat in &mut seats {
             if let Err(error) = round(park, seat, options.time, pattern) {
@@ -139,6 +140,18 @@ pub fn run(park: &mut Park<'_>, group: &Group, options: &Options, pattern: &[u8]
         }
     }
     found
+}
+
+/// Rounds that do not count, before the first that does.
+fn warm_up(park: &mut Park<'_>, group: &Group, seats: &mut [Seat], time: Duration, pattern: &[u8]) {
+    for seat in seats {
+        for _ in 0..group.get(seat.row).map_or(0, |row| row.warm_up) {
+            if let Err(error) = round(park, seat, time, pattern) {
+                seat.fail(&error);
+            }
+        }
+        seat.rounds.clear();
+    }
 }
 
 /// One more round, which does not count, with `perf` beside the server.
