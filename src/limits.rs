@@ -133,8 +133,8 @@ pub const SEND_QUEUE_BYTES: usize = 4 << 20;
 
 /// How long the door waits for the first words of a new session, to hand both over together; at most twice as long.
 pub const FIRST_WORDS_WAIT: Duration = Duration::from_millis(5);
-/// How long a worker looks at its sockets again after an answer, before it sleeps. A node on another machine asks again
-/// some 50 to 100 microseconds after it was answered.
+/// How long a worker looks at its sockets again after an answer, before it sleeps. Whoever has to
+/// be woken by the answer asks again some 50 to 100 microseconds after it.
 pub const VIGIL: Duration = Duration::from_micros(100);
 /// A worker that looks and does not run for so long is in the way of others: a look takes about a microsecond.
 pub const VIGIL_DISTURBED: Duration = Duration::from_micros(50);

@@ -30,6 +30,12 @@ struct Visit {
     _state: tempfile::TempDir,
 }
 
+#[derive(PartialEq, Eq)]
+enum Patience {
+    Usual,
+    Endless,
+}
+
 async fn read_pdu(stream: &mut TcpStream) -> (Bhs, Vec<u8>) {
     let mut bhs = Bhs([0; BHS_BYTES]);
     stream.read_exact(&mut bhs.0).await.unwrap();
@@ -66,16 +72,17 @@ fn shared(state: &tempfile::TempDir) -> Arc<Shared> {
     ))
 }
 
-/// Logs a discovery session in.
-async fn visit() -> Visit {
+/// Logs a discovery session in, at a door that waits for its first words as it does for everyone, or for ever: then no
+/// slow machine turns words into silence.
+async fn visit(patience: Patience) -> Visit {
     let state = tempfile::tempdir().unwrap();
     let shared = shared(&state);
     let (inbox, sessions) = mpsc::unbounded_channel();
     let keeper = Arc::new(Doorkeeper::new(vec![inbox]));
-    tokio::spawn({
+    if patience == Patience::Usual {
         let keeper = Arc::clone(&keeper);
-        async move { keeper.patience.keep().await }
-    });
+        tokio::spawn(async move { keeper.patience.keep().await });
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut initiator = TcpStream::connect(listener.local_addr().unwrap())
         .await
@@ -111,7 +118,7 @@ fn logout(reason: u8) -> Bhs {
 
 #[tokio::test]
 async fn who_leaves_at_once_is_served_at_the_door() {
-    let mut visit = visit().await;
+    let mut visit = visit(Patience::Endless).await;
     say(&mut visit.initiator, logout(0), &[]).await;
     let (answer, _) = read_pdu(&mut visit.initiator).await;
     assert_eq!(answer.opcode(), op::LOGOUT_RESPONSE);
@@ -122,7 +129,7 @@ async fn who_leaves_at_once_is_served_at_the_door() {
 
 #[tokio::test]
 async fn who_goes_without_a_word_troubles_no_worker() {
-    let mut visit = visit().await;
+    let mut visit = visit(Patience::Endless).await;
     drop(visit.initiator);
     visit.at_the_door.await.unwrap();
     assert!(visit.inbox.try_recv().is_err());
@@ -132,7 +139,7 @@ async fn who_goes_without_a_word_troubles_no_worker() {
 async fn first_words_go_to_the_worker_with_the_session() {
     // A logout that only moves a connection is refused, and the session goes on: no reason to stay.
     for words in [Bhs::new(op::NOP_OUT | 0x40), logout(2)] {
-        let mut visit = visit().await;
+        let mut visit = visit(Patience::Endless).await;
         say(&mut visit.initiator, words, &[]).await;
         let (_, entered) = visit.inbox.recv().await.unwrap();
         assert_eq!(entered.rx.len(), BHS_BYTES);
@@ -142,7 +149,7 @@ async fn first_words_go_to_the_worker_with_the_session() {
 
 #[tokio::test]
 async fn who_is_silent_is_handed_over_soon() {
-    let mut visit = visit().await;
+    let mut visit = visit(Patience::Usual).await;
     let (_, entered) = visit.inbox.recv().await.unwrap();
     assert_eq!(entered.rx.len(), 0);
     visit.at_the_door.await.unwrap();

@@ -1,5 +1,6 @@
-//! A worker's vigil: when nothing is left to do it looks at its sockets some more before it sleeps. To be woken costs
-//! more than the answer that a node with one command at a time waits for, and costs the node's own processor as well.
+//! The vigil of a worker, or of the door: when nothing is left to do it looks at its sockets some more before it
+//! sleeps. To be woken costs more than the answer that a node with one command at a time waits for, and costs the
+//! node's own processor as well.
 //!
 //! ```text
 //!   answered ──> looks again and again ── answered ──> ...
@@ -17,7 +18,7 @@ use std::time::Instant;
 use super::driver::wake_after_look;
 use crate::limits;
 
-/// The vigil of one worker; its connections tell it when they have answered.
+/// The vigil of one thread; its connections tell it when they have answered.
 #[derive(Clone, Debug)]
 pub(super) struct Vigil(Arc<Mutex<State>>);
 
@@ -210,8 +211,8 @@ mod test {
         assert!(watch.answered(now + away * VIGIL_REST));
     }
 
-    #[tokio::test]
-    async fn the_keeper_sleeps_and_is_woken() {
+    #[test]
+    fn the_keeper_sleeps_and_is_woken() {
         use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
         use std::task::Wake;
         #[derive(Default)]
