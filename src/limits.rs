@@ -201,6 +201,8 @@ pub const ENTRY_BURST: u32 = 64;
 pub const ENTRY_EVERY: Duration = Duration::from_millis(20);
 /// How long a login waits for the session that it replaces to end.
 pub const REINSTATE_WAIT: Duration = Duration::from_secs(10);
+/// How long a login waits for other sessions of the node whose connections their peer has closed.
+pub const LEFT_BEHIND_WAIT: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer a ping, when it answered one before.
 pub const PING_WAIT: Duration = Duration::from_secs(30);
 /// What a draining head grants an initiator for its Logout.

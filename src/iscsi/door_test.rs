@@ -1,16 +1,18 @@
 //! Where a session goes after its login: over a real connection, into the inbox of a worker that is played here.
 
+use std::cell::Cell;
 use std::net::TcpStream as StdStream;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::bounds::Bounds;
 use super::chap::Algorithms;
-use super::driver::Entered;
+use super::driver::{self, Entered, Note};
 use super::frame::Encoder;
 use super::initiator::offer::{Client, Next, Offer};
 use super::login_driver::{Arrival, serve};
@@ -26,6 +28,7 @@ use crate::store::Pool;
 struct Visit {
     initiator: TcpStream,
     at_the_door: JoinHandle<()>,
+    keeper: Arc<Doorkeeper>,
     inbox: UnboundedReceiver<(StdStream, Entered)>,
     _state: tempfile::TempDir,
 }
@@ -89,7 +92,11 @@ async fn visit(patience: Patience) -> Visit {
         .unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
     let ticket = shared.admit(peer).unwrap();
-    let at_the_door = tokio::spawn(serve(Arrival::new(stream, peer, ticket), shared, keeper));
+    let at_the_door = tokio::spawn(serve(
+        Arrival::new(stream, peer, ticket),
+        shared,
+        Arc::clone(&keeper),
+    ));
     let mut client = Client::new(Offer::discovery("iqn.2026-11.test:visitor"));
     let (mut bhs, mut keys) = client.start();
     loop {
@@ -104,6 +111,7 @@ async fn visit(patience: Patience) -> Visit {
     Visit {
         initiator,
         at_the_door,
+        keeper,
         inbox: sessions,
         _state: state,
     }
@@ -153,4 +161,30 @@ async fn who_is_silent_is_handed_over_soon() {
     let (_, entered) = visit.inbox.recv().await.unwrap();
     assert_eq!(entered.rx.len(), 0);
     visit.at_the_door.await.unwrap();
+}
+
+/// Asks every session whether its peer has left, as a login does, and waits for what it waits for.
+async fn look(shared: &Shared) {
+    let (done, wait) = oneshot::channel();
+    let done = Cell::new(Some(done));
+    shared.tell_all(|| Note::Look {
+        done: done.take().unwrap(),
+    });
+    wait.await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_session_whose_peer_has_closed_is_over_before_a_new_one_begins() {
+    let mut visit = visit(Patience::Usual).await;
+    let (stream, entered) = visit.inbox.recv().await.unwrap();
+    let shared = Arc::clone(&entered.shared);
+    let stream = TcpStream::from_std(stream).unwrap();
+    let (turn, vigil) = (visit.keeper.turn_at_the_door(), visit.keeper.vigil.clone());
+    let session = tokio::spawn(driver::serve(stream, entered, turn, vigil).unwrap());
+    look(&shared).await;
+    assert_eq!(shared.metrics.sessions.get(), 1, "its peer is there");
+    drop(visit.initiator);
+    look(&shared).await;
+    assert_eq!(shared.metrics.sessions.get(), 0);
+    session.await.unwrap();
 }

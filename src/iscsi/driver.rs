@@ -52,6 +52,8 @@ pub(super) enum Note {
         tell: bool,
         done: oneshot::Sender<()>,
     },
+    /// See whether the peer has closed. `done` is dropped when it has not, or when the session is over.
+    Look { done: oneshot::Sender<()> },
     /// Ask the initiator to leave.
     Drain,
     /// It may stay after all.
@@ -302,6 +304,11 @@ impl Feature {
                     let event = Event::ClearedByOther { lun, tell, ticket };
                     self.conn.apply(event, self.now);
                 }
+                // What it still sent is read first: the end comes by itself.
+                Note::Look { done } if farewell::has_closed(&self.stream) => {
+                    self.leavers.push(done);
+                }
+                Note::Look { .. } => {}
                 Note::Drain => self.conn.apply(Event::Drain, self.now),
                 Note::Stay => self.conn.apply(Event::Stay, self.now),
                 Note::Finish => self.conn.apply(Event::Finish, self.now),

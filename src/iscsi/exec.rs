@@ -727,9 +727,10 @@ pub(super) fn clear(others: &[Handle], lun: Option<u16>, tell: bool) -> Vec<ones
     others.iter().filter_map(ask).collect()
 }
 
+/// Waits until all of these were dropped; nothing is ever sent.
 pub(super) async fn all(waits: Vec<oneshot::Receiver<()>>) {
     for wait in waits {
-        // An error means that the other session is gone, and its tasks with it.
+        // An error is the sign: it is done, or the other session is gone with all that it had.
         let _ = wait.await;
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -47,6 +48,15 @@ pub(super) fn has_nothing(stream: &TcpStream) -> bool {
     }
 }
 
+/// True when the peer sends nothing more, as far as the system knows: it has closed, or the connection is broken. Asks
+/// the system itself, because the runtime may not have looked yet.
+pub(super) fn has_closed(stream: &TcpStream) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
+    // A poll that fails tells nothing: the connection goes on.
+    let now = Timespec::default();
+    poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
 /// Says that we are done, and lets the peer close first.
 pub(super) async fn linger(stream: &mut TcpStream) {
     let _ = stream.shutdown().await;
@@ -79,6 +89,16 @@ mod test {
         let mut heard = Vec::new();
         theirs.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"goodbye");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_closed_is_known_before_the_runtime_looks() {
+        let (ours, mut theirs) = pair().await;
+        assert!(!has_closed(&ours));
+        theirs.write_all(b"more").await.unwrap();
+        assert!(!has_closed(&ours));
+        drop(theirs);
+        assert!(has_closed(&ours), "also with bytes that were not read");
     }
 
     #[tokio::test]

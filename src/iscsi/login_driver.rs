@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::driver::{self, Entered, Handle, Note};
+use super::exec;
 use super::farewell::linger;
 use super::frame::{Decoder, Encoder, Violation};
 use super::login::{self, Established, Login};
@@ -445,6 +446,7 @@ async fn take_seat(
             .await
             .map_err(|why| (0x0301, why.to_owned()))?;
     }
+    await_left_behind(session.others()).await;
     match attach(shared, &session.node.name, session.kind).await? {
         Ok(attached) => {
             session.attach(attached, &name);
@@ -490,6 +492,20 @@ const fn status_of(kind: HeadErrorKind) -> u16 {
     }
 }
 
+/// Waits until the sessions beside this one that their peer has closed are over: what they held, a reservation or a
+/// locked medium, is free before the new one asks. A worker that has much to do may not have noticed yet.
+async fn await_left_behind(others: Vec<Handle>) {
+    let ask = |other: Handle| {
+        let (done, wait) = oneshot::channel();
+        other.send(Note::Look { done }).ok().map(|()| wait)
+    };
+    let waits: Vec<_> = others.into_iter().filter_map(ask).collect();
+    if !waits.is_empty() {
+        // One that cannot end in time holds nobody up: it ends later, as it would have without being asked.
+        let _ = tokio::time::timeout(limits::LEFT_BEHIND_WAIT, exec::all(waits)).await;
+    }
+}
+
 /// Ends older sessions and waits until nothing of them runs: no late write may land under the new one.
 async fn await_end(victims: Vec<(Handle, Eviction)>) -> Result<(), &'static str> {
     let waits: Vec<_> = victims
@@ -503,13 +519,7 @@ async fn await_end(victims: Vec<(Handle, Eviction)>) -> Result<(), &'static str>
             victim.send(note).ok().map(|()| wait)
         })
         .collect();
-    let all = async {
-        for wait in waits {
-            // It is dropped, never sent: that is the sign.
-            let _ = wait.await;
-        }
-    };
-    tokio::time::timeout(limits::REINSTATE_WAIT, all)
+    tokio::time::timeout(limits::REINSTATE_WAIT, exec::all(waits))
         .await
         .map_err(|_| "an older session still has operations running")
 }

@@ -145,8 +145,8 @@ impl Recording {
         }
     }
 
-    /// A session of the node is there; its number. None: the recording is over, or full. `login`: it logs in now.
-    fn enter(&self, kind: InitiatorKind, disk: u64, login: bool, now: Instant) -> Option<u16> {
+    /// A session of the node is there, which logged in at `since`; its number. None: the recording is over, or full.
+    fn enter(&self, kind: InitiatorKind, disk: u64, since: Instant) -> Option<u16> {
         let mut notes = lock(&self.notes);
         let notes = notes.as_mut()?;
         let number = notes.trace.sessions.len();
@@ -156,19 +156,13 @@ impl Recording {
             return None;
         }
         let session = u16::try_from(number).ok()?;
-        let start = *notes
-            .start
-            .get_or_insert(if login { now } else { self.begun });
-        let login_at_us = match (login, number) {
-            (false, 0) => 0,
-            _ => micros(start, now),
-        };
-        if !login {
+        let start = *notes.start.get_or_insert(since.max(self.begun));
+        if since < self.begun {
             notes.early.push(session);
         }
         notes.trace.sessions.push(Session {
             initiator: word(kind).to_owned(),
-            login_at_us,
+            login_at_us: micros(start, since),
             logout_at_us: None,
         });
         notes.trace.disk_bytes = notes.trace.disk_bytes.max(disk);
@@ -397,14 +391,14 @@ impl Tape {
     pub(super) fn at_login(recorders: &Recorders, session: Option<&target::Session>) -> Self {
         let mut tape = Self::default();
         if recorders.turn.load(Relaxed) != 0 {
-            tape.look(recorders, session, true);
+            tape.look(recorders, session);
         }
         tape
     }
 
     /// Recordings have begun or ended.
     #[cold]
-    fn look(&mut self, recorders: &Recorders, session: Option<&target::Session>, login: bool) {
+    fn look(&mut self, recorders: &Recorders, session: Option<&target::Session>) {
         self.seen = recorders.turn.load(Relaxed);
         let found = session.and_then(|session| recorders.of(&session.node.name));
         match (&self.seat, &found) {
@@ -415,13 +409,12 @@ impl Tape {
             return;
         };
         let disk = session.unit.as_ref().map_or(0, |unit| unit.volume.size());
-        let heard = Instant::now();
-        let number = recording.enter(session.kind, disk, login, heard);
+        let number = recording.enter(session.kind, disk, session.since);
         self.seat = number.map(|session| {
             Box::new(Seat {
                 recording,
                 session,
-                heard,
+                heard: Instant::now(),
                 open: Vec::new(),
                 done: Vec::new(),
                 lost: 0,
@@ -444,7 +437,7 @@ impl Tape {
         task: TaskId,
     ) {
         if recorders.turn.load(Relaxed) != self.seen {
-            self.look(recorders, session, false);
+            self.look(recorders, session);
         }
         if let Some(seat) = &mut self.seat {
             seat.command(task);
@@ -702,11 +695,11 @@ mod test {
     fn time_begins_with_the_first_login() {
         let recording = Recording::new(node("n1"), false);
         let at = |ms: u64| recording.begun + Duration::from_millis(ms);
-        let first = recording.enter(InitiatorKind::Firmware, 1 << 20, true, at(500));
+        let first = recording.enter(InitiatorKind::Firmware, 1 << 20, at(500));
         assert_eq!(first, Some(0));
         recording.add(0, &mut vec![opened(at(510))], at(512));
         recording.leave(0, 0, at(600));
-        recording.enter(InitiatorKind::Os, 1 << 20, true, at(700));
+        recording.enter(InitiatorKind::Os, 1 << 20, at(700));
         let recorded = lock(&recording.notes).take().unwrap().finish();
         let trace = recorded.trace;
         let sessions: Vec<_> = trace
@@ -722,8 +715,14 @@ mod test {
     #[test]
     fn a_session_that_was_there_before_begins_with_the_recording_and_is_told() {
         let recording = Recording::new(node("n1"), true);
-        let later = recording.begun + Duration::from_millis(5);
-        recording.enter(InitiatorKind::Os, 512, false, later);
+        let (before, later) = (
+            recording
+                .begun
+                .checked_sub(Duration::from_millis(3))
+                .unwrap(),
+            recording.begun + Duration::from_millis(5),
+        );
+        recording.enter(InitiatorKind::Os, 512, before);
         recording.add(0, &mut vec![opened(later)], later);
         let recorded = lock(&recording.notes).take().unwrap().finish();
         assert_eq!(recorded.trace.sessions[0].login_at_us, 0);
@@ -736,7 +735,7 @@ mod test {
         let recording = Recording::new(node("n1"), false);
         lock(&recording.notes).take();
         let now = Instant::now();
-        assert_eq!(recording.enter(InitiatorKind::Os, 512, true, now), None);
+        assert_eq!(recording.enter(InitiatorKind::Os, 512, now), None);
         let mut done = vec![opened(now)];
         recording.add(0, &mut done, now);
         recording.leave(0, 0, now);
@@ -749,10 +748,10 @@ mod test {
         let recording = Recording::new(node("n1"), false);
         let now = Instant::now();
         for _ in 0..limits::TRACE_SESSIONS_MAX {
-            assert!(recording.enter(InitiatorKind::Os, 512, true, now).is_some());
+            assert!(recording.enter(InitiatorKind::Os, 512, now).is_some());
         }
         assert!(!recording.state().full);
-        assert_eq!(recording.enter(InitiatorKind::Os, 512, true, now), None);
+        assert_eq!(recording.enter(InitiatorKind::Os, 512, now), None);
         assert!(recording.state().full);
     }
 
@@ -760,7 +759,7 @@ mod test {
     fn ops_beyond_the_bound_fill_it() {
         let recording = Recording::new(node("n1"), false);
         let now = Instant::now();
-        recording.enter(InitiatorKind::Os, 512, true, now);
+        recording.enter(InitiatorKind::Os, 512, now);
         let whole = u64::from(u32::MAX) / 512 * 512;
         let all = parts(&BlockOp::Unmap {
             ranges: vec![range(0, whole); 1],

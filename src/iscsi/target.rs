@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::chap::Algorithms;
 use super::driver::Handle;
@@ -109,6 +110,8 @@ pub(super) struct Session {
     pub(super) kind: InitiatorKind,
     pub(super) nexus: NexusId,
     pub(super) tsih: u16,
+    /// When it took its seat.
+    pub(super) since: Instant,
     /// None until the disk is attached.
     pub(super) unit: Option<Unit>,
     pub(super) traffic: Arc<Traffic>,
@@ -405,6 +408,8 @@ impl Targets {
         };
         let kind = kind_of(ask.isid, &node.macs);
         let nexus = NexusId(self.next_nexus.fetch_add(1, Relaxed));
+        // Read before others can find the seat: what looks for sessions and then at the clock finds this one older.
+        let since = Instant::now();
         let active_ms = Arc::new(AtomicU64::new(UnixMillis::now().0));
         let member = Member {
             identity: identity.clone(),
@@ -429,6 +434,7 @@ impl Targets {
             kind,
             nexus,
             tsih,
+            since,
             unit: None,
             traffic,
             active_ms,
