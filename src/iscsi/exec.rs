@@ -81,6 +81,8 @@ pub(super) struct Executor {
     batch_bytes: u64,
     /// Jobs of gathered writes that have not come back.
     writing: usize,
+    /// One has, since writes were last sent off.
+    came_back: bool,
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
     /// Since when no command has got the memory that it wanted.
@@ -119,6 +121,7 @@ impl Executor {
             batch: Vec::new(),
             batch_bytes: 0,
             writing: 0,
+            came_back: false,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
             short_since: None,
@@ -203,7 +206,7 @@ impl Executor {
                     if self.batch.len() == limits::WRITES_PER_JOB
                         || self.batch_bytes >= limits::WRITE_BYTES_PER_JOB
                     {
-                        self.send_batch(conn, now);
+                        self.send_batch(self.batch.len(), conn, now);
                     }
                 } else {
                     self.submit_one(item, conn, now);
@@ -448,17 +451,28 @@ impl Executor {
     /// Sends the gathered writes to an I/O thread, unless one is at work on earlier ones: then more gather until it
     /// comes back. So a job is as large as the medium is slow, and the first write of a quiet node never waits.
     pub(super) fn submit_batch(&mut self, conn: &mut Connection, now: Instant) {
-        if self.writing == 0 && !self.batch.is_empty() {
-            self.send_batch(conn, now);
+        let came_back = std::mem::take(&mut self.came_back);
+        if self.writing > 0 || self.batch.is_empty() {
+            return;
         }
+        // Of a load that came at once half waits: when the first half is answered, the initiator prepares more while
+        // the rest is written. Otherwise each would stand still while the other works, and for good.
+        let count = match self.batch.len() {
+            many @ limits::WRITES_SPLIT_MIN.. if !came_back => many.div_ceil(2),
+            all => all,
+        };
+        self.send_batch(count, conn, now);
     }
 
-    fn send_batch(&mut self, conn: &mut Connection, now: Instant) {
+    /// Sends the first `count` of the gathered writes to an I/O thread.
+    fn send_batch(&mut self, count: usize, conn: &mut Connection, now: Instant) {
         let Some(unit) = self.session.as_ref().and_then(|s| s.unit.as_ref()) else {
             return;
         };
-        let items = std::mem::take(&mut self.batch);
-        self.batch_bytes = 0;
+        let rest = self.batch.split_off(count);
+        let items = std::mem::replace(&mut self.batch, rest);
+        let bytes: u64 = items.iter().map(|item| ops::written_bytes(&item.op)).sum();
+        self.batch_bytes -= bytes;
         let mut ids = [None; limits::WRITES_PER_JOB];
         for (id, item) in ids.iter_mut().zip(&items) {
             *id = Some(item.task);
@@ -507,6 +521,7 @@ impl Executor {
     pub(super) fn complete(&mut self, end: Completion, conn: &mut Connection, now: Instant) {
         if matches!(end, Completion::Written(_)) {
             self.writing = self.writing.saturating_sub(1);
+            self.came_back = true;
         }
         match end {
             Completion::Io(finished) | Completion::Written(finished) => {
