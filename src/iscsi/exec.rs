@@ -81,7 +81,7 @@ pub(super) struct Executor {
     batch_bytes: u64,
     /// Jobs of gathered writes that have not come back.
     writing: usize,
-    /// One has, since writes were last sent off.
+    /// One has, since `submit_batch` looked last.
     came_back: bool,
     deferred: VecDeque<Deferred>,
     deferred_bytes: usize,
