@@ -216,10 +216,10 @@ pub const MOVES_REMEMBERED: usize = 8;
 pub const DRAINED_MAX: usize = NODES_MAX;
 /// Plain writes that one I/O thread takes in one go: waking it costs more than a small write.
 pub const WRITES_PER_JOB: usize = 64;
-/// So many that come together while none is at work are two jobs.
-pub const WRITES_SPLIT_MIN: usize = 16;
 /// Bytes of them, beyond the last one: large writes are spread over threads.
 pub const WRITE_BYTES_PER_JOB: u64 = 256 * 1024;
+/// So many plain writes that come together while no job of their connection is at work are two jobs.
+pub const WRITES_SPLIT_MIN: usize = 16;
 /// Bytes that an I/O thread compares or repeats in one go.
 pub const PASS_BYTES: u64 = 1 << 20;
 /// How often a connection looks at its timers.

@@ -65,6 +65,13 @@ pub(super) async fn linger(stream: &mut TcpStream) {
     let _ = tokio::time::timeout(limits::LINGER, rest).await;
 }
 
+/// Waits until the system knows that the peer has closed, and lets no runtime look meanwhile.
+#[cfg(test)]
+pub(super) fn block_until_closed(socket: impl std::os::fd::AsFd) {
+    let mut asked = [PollFd::new(&socket, PollFlags::RDHUP)];
+    assert_eq!(poll(&mut asked, None).unwrap(), 1);
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -98,6 +105,7 @@ mod test {
         theirs.write_all(b"more").await.unwrap();
         assert!(!has_closed(&ours));
         drop(theirs);
+        block_until_closed(&ours);
         assert!(has_closed(&ours), "also with bytes that were not read");
     }
 
