@@ -11,6 +11,7 @@ mod golden;
 mod meddled;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use golden::*;
@@ -27,11 +28,14 @@ const BLOCK: u64 = 4096;
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A medium of a size, which may call something before a data file is opened.
+/// A medium of a size, which may call something before a data file is opened or removed.
 #[derive(Default)]
 struct Medium {
     free: AtomicU64,
     before_open: Mutex<Option<Hook>>,
+    before_remove: Mutex<Option<Hook>>,
+    /// Told that somebody asks for its space.
+    asked: Mutex<Option<Sender<()>>>,
 }
 
 impl Meddler for Medium {
@@ -46,7 +50,20 @@ impl Meddler for Medium {
         }
         file
     }
+    fn remove(&self, disk: &dyn Disk, path: &str) -> Result<()> {
+        let hook = match path.starts_with("layers/data/") {
+            true => self.before_remove.lock().unwrap().take(),
+            false => None,
+        };
+        if let Some(hook) = hook {
+            hook();
+        }
+        disk.remove(path)
+    }
     fn space(&self, _: &dyn Disk) -> Result<Option<Space>> {
+        if let Some(asked) = self.asked.lock().unwrap().take() {
+            asked.send(()).unwrap();
+        }
         Ok(Some(Space {
             total: 1 << 40,
             free: self.free.load(Ordering::Relaxed),
@@ -54,8 +71,8 @@ impl Meddler for Medium {
     }
 }
 
-fn store_on(disk: Arc<dyn Disk>, most: Option<u64>) -> LayerStore {
-    let options = Options {
+fn options(most: Option<u64>) -> Options {
+    Options {
         limits: LayerLimits {
             warn: None,
             most: most.map(|blocks| blocks * BLOCK),
@@ -63,8 +80,11 @@ fn store_on(disk: Arc<dyn Disk>, most: Option<u64>) -> LayerStore {
         reserve: Some(64 * BLOCK),
         background: false,
         ..Options::default()
-    };
-    LayerStore::open_with(disk, BOOT, options).unwrap().0
+    }
+}
+
+fn store_on(disk: Arc<dyn Disk>, most: Option<u64>) -> LayerStore {
+    LayerStore::open_with(disk, BOOT, options(most)).unwrap().0
 }
 
 fn limited(blocks: u64) -> (LayerStore, Arc<Golden>) {
@@ -328,6 +348,42 @@ fn new_blocks_leave_the_reserve_of_the_file_system_alone() {
     medium.free.store(1 << 30, Ordering::Relaxed);
     put(&a, 30, 1).unwrap();
     put(&open(2, Durability::Volatile), 0, 1).unwrap();
+}
+
+#[test]
+fn what_a_reset_has_thrown_away_counts_as_free_even_before_it_is_removed() {
+    let medium = Arc::new(Medium::default());
+    medium.free.store(1 << 30, Ordering::Relaxed);
+    let disk = meddled(MemoryDisk::new(), &medium);
+    let background = Options {
+        background: true,
+        ..options(None)
+    };
+    let store = LayerStore::open_with(disk, BOOT, background).unwrap().0;
+    let image = Golden::new(5);
+    let open = |layer| {
+        store
+            .volume(spec(layer, &image, Durability::Durable))
+            .unwrap()
+    };
+    let (a, b) = (open(1), open(2));
+    put(&b, 0, 1).unwrap();
+    // The whole disk but the reserve is taken by others.
+    medium.free.store(64 * BLOCK, Ordering::Relaxed);
+    let mut next = 0;
+    while put(&a, next, 1).is_ok() {
+        next += 1;
+    }
+    // The file of the reset layer is not removed before the writer has found the disk full.
+    let (asked, until_asked) = channel();
+    *medium.asked.lock().unwrap() = Some(asked);
+    let freed = Arc::clone(&medium);
+    *medium.before_remove.lock().unwrap() = Some(Box::new(move || {
+        until_asked.recv().unwrap();
+        freed.free.store(1 << 30, Ordering::Relaxed);
+    }));
+    store.reset(LayerId(2)).unwrap();
+    put(&a, next, 1).unwrap();
 }
 
 #[test]

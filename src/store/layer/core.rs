@@ -31,6 +31,8 @@ pub(in crate::store) struct Core {
     pub(super) due: AtomicBool,
     /// Files that no generation in use names.
     pub(super) trash: Mutex<Vec<String>>,
+    /// Held while they are removed.
+    pub(super) emptying: Mutex<()>,
     /// Layers with an open data file, the longest open first.
     pub(super) open_files: Mutex<VecDeque<Weak<Layer>>>,
     /// Shared by atomic writes from their redo record to its end. Who begins a new soft log or a checkpoint
@@ -101,6 +103,13 @@ impl Core {
             tracing::warn!("layers: the soft log goes on growing: {e}");
         }
         self.close_surplus();
+        self.empty_trash();
+    }
+
+    /// Removes the files of generations that are over. When it returns, what was thrown away before the call takes
+    /// no space, whoever removed it.
+    pub(super) fn empty_trash(&self) {
+        let _one = lock(&self.emptying);
         let trash = std::mem::take(&mut *lock(&self.trash));
         let freed = !trash.is_empty();
         for path in trash {

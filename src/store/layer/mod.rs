@@ -188,6 +188,7 @@ impl LayerStore {
             signal: Arc::new(Signal::default()),
             due: AtomicBool::new(false),
             trash: Mutex::new(found.trash),
+            emptying: Mutex::default(),
             open_files: Mutex::new(VecDeque::new()),
             atomics: RwLock::new(()),
             limits: RwLock::new(Limits {

@@ -148,7 +148,12 @@ impl Layer {
             return Ok(claim);
         }
         let bytes = blocks * BLOCK_BYTES;
-        if let Err(e) = core.room.take(&*core.disk, bytes) {
+        // No node is refused for what a reset has thrown away and nobody has removed yet.
+        let taken = core.room.take(&*core.disk, bytes).or_else(|_| {
+            core.empty_trash();
+            core.room.take(&*core.disk, bytes)
+        });
+        if let Err(e) = taken {
             // Let go before the state is looked at again.
             drop(claim);
             self.disk_is_full();
