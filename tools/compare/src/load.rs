@@ -109,6 +109,8 @@ pub struct Watch {
     round: Option<Round>,
     histogram: Histogram,
     done: u64,
+    /// Processor time that the load spent looking whether there is something to do.
+    idle_ns: u64,
 }
 
 impl Watch {
@@ -123,6 +125,7 @@ impl Watch {
             round: None,
             histogram: Histogram::default(),
             done: 0,
+            idle_ns: 0,
         }
     }
 
@@ -147,7 +150,7 @@ impl Watch {
                     p50_ns: self.histogram.permille(500),
                     p99_ns: self.histogram.permille(990),
                     server_ns: Cpu::of(self.pid).since(cpu),
-                    load_ns: own_cpu_ns() - own,
+                    load_ns: (own_cpu_ns() - own).saturating_sub(self.idle_ns),
                 });
                 self.running = None;
             }
@@ -160,6 +163,13 @@ impl Watch {
         if self.running.is_some() {
             self.done += 1;
             self.histogram.add(nanoseconds(took));
+        }
+    }
+
+    /// The load looked for so much processor time whether there is something to do, and had none.
+    pub const fn looked(&mut self, cpu_ns: u64) {
+        if self.running.is_some() {
+            self.idle_ns += cpu_ns;
         }
     }
 
