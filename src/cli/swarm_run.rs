@@ -72,7 +72,7 @@ pub(super) struct Args {
     /// At most so many at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     wave: Option<u32>,
-    /// Threads [default: one for each processor that this process may use; half of that beside the target]
+    /// Threads [default: one for each processor that this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: Option<u32>,
     /// Longest wait for the answer to one command
@@ -288,14 +288,6 @@ fn world(args: &Args, plan: Plan, golden: Option<Golden>, found: Storm) -> anyho
     Ok(world)
 }
 
-/// Beside its target a swarm leaves half of the processors to it. Fewer threads hear of more nodes at a time, and
-/// compare with golden bytes that the node before has just brought into the cache: that saves more than it costs.
-fn usual_threads(args: &Args, cores: usize) -> usize {
-    let beside = args.server_pid.is_some();
-    let beside = beside || args.target.is_none_or(|target| target.ip().is_loopback());
-    if beside { (cores / 2).max(1) } else { cores }
-}
-
 /// All storms, one after the other; one that was stopped is the last.
 fn storms(
     runtime: &tokio::runtime::Runtime,
@@ -306,8 +298,7 @@ fn storms(
 ) -> anyhow::Result<Vec<Step>> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = args.threads.map(|n| usize::try_from(n).unwrap_or(1));
-    let threads = threads.unwrap_or_else(|| usual_threads(args, cores));
-    let threads = threads.min(SWARM_THREADS_MAX);
+    let threads = threads.unwrap_or(cores).min(SWARM_THREADS_MAX);
     let start = match (args.ramp, args.wave) {
         (Some(time), _) => Start::Ramp(time),
         (None, Some(size)) => Start::Wave(usize::try_from(size).unwrap_or(usize::MAX)),
