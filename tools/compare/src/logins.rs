@@ -101,7 +101,11 @@ impl Logins {
             lanes.push(self.begin(vec![0; ANSWER_MAX])?);
         }
         while !lanes.is_empty() {
-            let ready = wait_for(&lanes, &mut watch)?;
+            let ready = match self.at_once {
+                // It waits in its own read.
+                1 => Ready { some: 1, closed: 0 },
+                _ => wait_for(&lanes, &mut watch)?,
+            };
             ensure!(Instant::now() < last, "the round does not come to an end");
             // From behind: a lane that ends is taken out.
             for at in (0..lanes.len())
@@ -220,11 +224,8 @@ struct Ready {
     closed: u64,
 }
 
-/// Waits until some have something to say. One alone waits in its own read.
+/// Waits until some have something to say.
 fn wait_for(lanes: &[Lane], watch: &mut Watch) -> Result<Ready> {
-    if lanes.len() == 1 {
-        return Ok(Ready { some: 1, closed: 0 });
-    }
     let mut fds: Vec<PollFd<'_>> = lanes
         .iter()
         .map(|lane| PollFd::from_borrowed_fd(lane.stream.as_fd(), PollFlags::IN | PollFlags::RDHUP))
